@@ -1,0 +1,179 @@
+"""Speed as ratios, in pairs, with an A/A control: `python scripts/benchmark.py [start step probe] [--pairs N]`.
+
+A and B alternate in one process (or as alternating processes), one thread; the figure is the median of the ratios of
+the pairs, with its quartiles. The A/A control runs the same thing twice: what it is off 1 is the noise.
+
+    start   start to the end of a run of one step, against a script that imports torch, builds the optimizer, takes a step
+    step    a step with probes off against a hand-written loop: same batches, figures, optimizer and schedule, no clip
+    probe   a probe step in plain steps, and what the default cadence therefore costs
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+SCRIPT = """
+import torch
+from torch import nn
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+x, y = torch.randn(32, 1, 8, 8), torch.randint(10, (32,))
+optimizer.zero_grad()
+nn.functional.cross_entropy(model(x), y).backward()
+optimizer.step()
+"""
+COMMAND = ["-m", "trainlab", "preflight=none", "probe=none", "max_steps=1", "quiet=true"]
+SUBJECTS = {"digits MLP": ["optim=adam"], "MNIST MLP": ["experiment=mnist"]}
+
+
+def pairs(a: Callable[[], float], b: Callable[[], float], n: int) -> list[float]:
+    """Ratios b/a of n pairs, taken in alternating order."""
+    ratios = []
+    for index in range(n):
+        if index % 2:
+            second, first = b(), a()
+        else:
+            first, second = a(), b()
+        ratios.append(second / first)
+    return ratios
+
+
+def report(name: str, ratios: list[float]) -> None:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"{name:58s} {middle:6.3f}   quartiles {low:.3f} {high:.3f}   n {len(ratios)}", flush=True)
+
+
+def start(n: int) -> None:
+    def timed(arguments: list[str], folder: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
+        return time.perf_counter() - begun
+
+    with tempfile.TemporaryDirectory() as folder:
+        script, command = partial(timed, ["-c", SCRIPT], folder), partial(timed, COMMAND, folder)
+        script(), command()
+        report("start: A/A, the script against itself", pairs(script, script, n))
+        report("start: one whole run of one step / script", pairs(script, command, n))
+        print(f"  the script takes {min(script() for _ in range(3)):.2f} s here")
+
+
+def bench_of(words: list[str]):
+    from trainlab.__main__ import compose
+    from trainlab.build import Door
+    from trainlab.story import prepare
+
+    return prepare(compose([*words, "schedule=cosine", "device=cpu"]), Door())
+
+
+def by_trainer(bench, steps: int) -> float:
+    from trainlab.train import Every, Watch
+
+    trainer = bench.fresh()
+    trainer.validation, trainer.steps = None, steps
+    trainer.batches(0), trainer.step(*trainer.batches(0)), trainer.record.clear()
+    begun = time.perf_counter()
+    trainer.fit(Every(log=50), Watch())
+    return (time.perf_counter() - begun) / (steps - 1)
+
+
+def by_hand(bench, steps: int) -> float:
+    """What somebody who knows torch well writes: no loader, nothing brought to the host but every 50 steps."""
+    import math
+
+    import torch
+
+    trainer = bench.fresh()
+    model, optimizer = trainer.model, trainer.optimizer
+    train, batch = bench.splits.train, bench.cfg.batch_size
+    scale, shift = bench.preprocess.scale.expand(train.x.shape[1:]).contiguous(), bench.preprocess.shift
+    shift = shift.expand(train.x.shape[1:]).contiguous()
+    lr, n, model = optimizer.param_groups[0]["lr"], len(train), model.train()
+    loss_sum, correct, at = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+    order = torch.randperm(n)
+    trainer.step(*trainer.batches(0))
+    begun = time.perf_counter()
+    for step in range(1, steps):
+        index = order[at : at + batch]
+        at += batch
+        if at >= n:
+            order, at = torch.randperm(n), 0
+        x = torch.addcmul(shift, train.x.index_select(0, index), scale)
+        y = train.y.index_select(0, index)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        logits = model(x)
+        loss = torch.nn.functional.cross_entropy(logits, y)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach()
+        correct += (logits.argmax(-1) == y).sum()
+        if step % 50 == 0:
+            loss_sum.item(), correct.item()
+            loss_sum.zero_(), correct.zero_()
+    return (time.perf_counter() - begun) / (steps - 1)
+
+
+def step(n: int) -> None:
+    for name, words in SUBJECTS.items():
+        bench = bench_of(words)
+        steps = 2000 if name.startswith("digits") else 300
+        hand, ours = partial(by_hand, bench, steps), partial(by_trainer, bench, steps)
+        hand(), ours()
+        report(f"step: A/A, by hand, {name}", pairs(hand, hand, n))
+        report(f"step: trainlab / by hand, {name}", pairs(hand, ours, n))
+        print(f"  by hand a step takes {min(hand() for _ in range(3)) * 1e6:.0f} us here")
+
+
+def probe(n: int) -> None:
+    from trainlab.log import Log
+    from trainlab.story import probes
+    from trainlab.train import Every, Watch
+
+    for name, words in SUBJECTS.items():
+        bench = bench_of(words)
+        steps = 400 if name.startswith("digits") else 60
+
+        def run(every: int, bench=bench, steps=steps) -> float:
+            with tempfile.TemporaryDirectory() as folder, Log(Path(folder), 0) as log:
+                trainer = bench.fresh()
+                trainer.validation, trainer.steps = None, steps
+                watch = Watch(probe=probes(bench, log))
+                trainer.step(*trainer.batches(0))
+                begun = time.perf_counter()
+                trainer.fit(Every(log=50, probe=every), watch)
+                return (time.perf_counter() - begun) / (steps - 1)
+
+        off, on = partial(run, 0), partial(run, 1)
+        off(), on()
+        report(f"probe: A/A, probes off, {name}", pairs(off, off, n))
+        ratios = pairs(off, on, n)
+        report(f"probe: a probe step in plain steps, {name}", ratios)
+        every = int(bench.cfg.probe.every)
+        cost = (statistics.median(ratios) - 1) / every
+        print(f"  so probe.every={every} costs {cost:.1%} of the training")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["start", "step", "probe", []], default=["start", "step", "probe"])
+    parser.add_argument("--pairs", type=int, default=9)
+    asked = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}")
+    for name in asked.what:
+        {"start": start, "step": step, "probe": probe}[name](asked.pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A batch is a function of the training position: against plain indexing, one run and many."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from trainlab.data.batches import Batches, shuffled
+from trainlab.data.preprocess import standardize
+from trainlab.data.sources import digits
+from trainlab.data.splits import Split
+
+
+@pytest.fixture(scope="module")
+def train():
+    return digits().train.take(torch.arange(101))
+
+
+@pytest.fixture(scope="module")
+def fitted(train):
+    return standardize(train.x, 16.0)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first = shuffled(50, 3, 7)
+    torch.manual_seed(99)
+    assert torch.equal(first, shuffled(50, 3, 7))
+    assert torch.equal(first.sort().values, torch.arange(50))
+    assert first.dtype == torch.int64
+    others = [shuffled(50, 3, 8), shuffled(50, 4, 7), torch.arange(50)]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_batches_equal_plain_indexing(train, fitted):
+    batches = Batches(train, fitted, 32, lambda epoch: shuffled(101, 0, epoch))
+    assert batches.per_epoch == math.ceil(101 / 32)
+    for epoch in range(3):
+        order = shuffled(101, 0, epoch)
+        for k in range(4):
+            index = order[32 * k : 32 * (k + 1)]
+            x, y = batches(epoch * 4 + k)
+            assert len(y) == (32 if k < 3 else 5)
+            assert x.dtype == torch.float32
+            torch.testing.assert_close(x, train.x[index].float() * fitted.scale + fitted.shift)
+            assert torch.equal(y, train.y[index])
+
+
+def test_any_position_equals_iterating_from_zero(train, fitted):
+    def fresh():
+        return Batches(train, fitted, 32, lambda epoch: shuffled(101, 5, epoch))
+
+    iterated = fresh()
+    walked = [iterated(step) for step in range(12)]
+    jumping = fresh()
+    for step in (11, 0, 6, 6, 5, 3):
+        for batches in (jumping, fresh()):
+            assert all(map(torch.equal, batches(step), walked[step]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_stack_of_orders_equals_separate_batches(train, fitted, dtype):
+    def stacked(epoch):
+        return torch.stack([shuffled(101, seed, epoch) for seed in range(3)])
+
+    stack = Batches(train, fitted, 32, stacked, dtype)
+    singles = [Batches(train, fitted, 32, partial(shuffled, 101, seed), dtype) for seed in range(3)]
+    assert stack.per_epoch == singles[0].per_epoch
+    for step in range(9):
+        x, y = stack(step)
+        assert x.dtype == dtype and x.shape == (3, len(y[0]), 1, 8, 8)
+        for run, single in enumerate(singles):
+            assert all(map(torch.equal, (x[run], y[run]), single(step)))
+
+
+def test_in_order_is_the_file(train, fitted):
+    plain = Batches.in_order(train, fitted, 40)
+    many = Batches.in_order(train, fitted, 40, runs=2)
+    x, y = (torch.cat(part) for part in zip(*map(plain, range(plain.per_epoch)), strict=True))
+    assert torch.equal(y, train.y)
+    torch.testing.assert_close(fitted.inverse(x), train.x.float())
+    for step in range(plain.per_epoch):
+        for one, two in zip(plain(step), many(step), strict=True):
+            assert torch.equal(two, torch.stack([one, one]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
+def test_float64_is_exact_for_tables_and_images(shape):
+    x = torch.rand(10, 3) if len(shape) == 1 else torch.randint(0, 256, (10, *shape)).byte()
+    split, fitted = Split(x, torch.arange(10) % 2), standardize(x, 255.0)
+    z, _ = Batches.in_order(split, fitted, 10, dtype=torch.float64)(0)
+    expected = x.double() * fitted.scale.double() + fitted.shift.double()
+    torch.testing.assert_close(z, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_the_data_stay_as_they_were(train, fitted):
+    before = train.x.clone(), train.y.clone()
+    batches = Batches.in_order(train, fitted, 16)
+    for step in range(batches.per_epoch):
+        for tensor in batches(step):
+            tensor.zero_()
+    assert all(map(torch.equal, before, (train.x, train.y)))

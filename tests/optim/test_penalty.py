@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from trainlab.optim import penalty
+
+
+def params_with_grads(scale):
+    generator = torch.Generator().manual_seed(1)
+    params = [torch.randn(s, generator=generator, requires_grad=True) for s in ((4, 3), (4,), (2, 2, 2))]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator) * scale
+    return params
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_clip_factor_is_torchs_clip_grad_norm(scale):
+    mine, theirs = params_with_grads(scale), params_with_grads(scale)
+    factor = penalty.clip_factor([p.grad for p in mine], norm=0.5)
+    torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad * factor, b.grad, rtol=1e-6, atol=0)
+
+
+def test_l2_equals_sgd_weight_decay():
+    """Fifty steps with the penalty in the loss and with SGD's weight_decay end in the same weights."""
+    ends = []
+    for strength, decay in ((0.03, 0.0), (0.0, 0.03)):
+        w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=0.1, weight_decay=decay)
+        for _ in range(50):
+            optimizer.zero_grad()
+            ((w - 3).abs().sum() + penalty.l2([w], strength)).backward()
+            optimizer.step()
+        ends.append(w.detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(ends[0], torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))

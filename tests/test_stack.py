@@ -1,0 +1,101 @@
+"""A stack of R runs equals R separate runs, through the same Trainer."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from trainlab.data.batches import Batches, shuffled
+from trainlab.data.preprocess import standardize
+from trainlab.data.splits import Split
+
+from trainlab import stack as stacks
+from trainlab.nn import norm
+from trainlab.nn.mlp import mlp
+from trainlab.optim import penalty
+from trainlab.optim.schedule import warmup_cosine
+from trainlab.train import Every, Trainer, Watch
+from trainlab.world import number, seed_everything
+
+SEEDS, LRS, STEPS = (3, 1, 4, 1), (0.1, 0.03, 0.01, 0.2), 100
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, weight_decay=1e-3),
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "adam": partial(torch.optim.Adam, weight_decay=1e-4),
+}
+
+
+def some_data() -> Split:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (90,), generator=generator)
+    x = torch.randint(0, 17, (90, 1, 4, 4), generator=generator) * (1 + y.view(-1, 1, 1, 1)) // 5
+    return Split(x.to(torch.uint8), y)
+
+
+def model_of(seed: int, activation=nn.ELU) -> nn.Module:
+    torch.manual_seed(number(seed, "init"))
+    return mlp((1, 4, 4), 4, activation, norm.batch, widths=[12, 8], dropout=0.3).double()
+
+
+def trainer_of(model, optimizer, order, lift, preprocess, split) -> Trainer:
+    in_order = Batches(split, preprocess, 32, lambda epoch: order(0).sort().values, torch.float64)
+    return Trainer(
+        model, lift(nn.functional.cross_entropy), optimizer,
+        Batches(split, preprocess, 32, order, torch.float64), STEPS,
+        schedule=warmup_cosine, penalty=lift(partial(penalty.l2, strength=1e-3)),
+        clip=lift(partial(penalty.clip_factor, norm=0.5)), validation=in_order,
+    )  # fmt: skip
+
+
+def rows_of(trainer: Trainer) -> list:
+    rows = []
+    trainer.fit(
+        Every(log=25, evaluate=25), Watch(rows=lambda step, values: rows.append((step, values)))
+    )
+    return rows
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("activation", stacks.ELEMENTWISE)
+def test_a_stack_equals_separate_runs_in_float64(name, activation):
+    split = some_data()
+    preprocess = standardize(split.x, 16)
+    model = stacks.stack([model_of(seed, activation) for seed in SEEDS], SEEDS)
+    optimizer = stacks.Optimizer(
+        model.parameters(), OPTIMIZERS[name], torch.tensor(LRS, dtype=torch.float64)
+    )
+
+    def orders(epoch):
+        return torch.stack([shuffled(len(split), seed, epoch) for seed in SEEDS])
+
+    together = trainer_of(model, optimizer, orders, stacks.lift, preprocess, split)
+    rows = rows_of(together)
+    for run, (seed, lr) in enumerate(zip(SEEDS, LRS, strict=True)):
+        alone = model_of(seed, activation)
+        seed_everything(seed, "dropout")
+        trainer = trainer_of(
+            alone, OPTIMIZERS[name](alone.parameters(), lr=lr), partial(shuffled, len(split), seed),
+            lambda function: function, preprocess, split,
+        )  # fmt: skip
+        for (step, values), (_, both) in zip(rows_of(trainer), rows, strict=True):
+            for tag, value in values.items():
+                mine = both[tag][run]
+                torch.testing.assert_close(
+                    mine, value, rtol=0, atol=1e-9, msg=f"run {run}, step {step}: {tag}"
+                )
+        for (tag, mine), value in zip(
+            model.state_dict().items(), alone.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(mine[run], value, rtol=0, atol=1e-9, msg=f"run {run}: {tag}")
+        for (tag, mine), value in zip(together.best.items(), trainer.best.values(), strict=True):
+            torch.testing.assert_close(
+                mine[run], value, rtol=0, atol=1e-9, msg=f"run {run}: best {tag}"
+            )
+        assert together.best_step[run] == trainer.best_step
+
+
+def test_what_does_not_stack_is_refused_by_name():
+    from trainlab.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="Conv2d does not stack"):
+        stacks.stack([nn.Sequential(nn.Conv2d(1, 2, 3))] * 2, (0, 1))

@@ -1,0 +1,31 @@
+"""trainlab: train a network, watch it, judge it. The same bench from the command line and from Python."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """One run, as `python -m trainlab OVERRIDES` does it; returns what its summary.json holds.
+
+    `trainlab.run("activation=elu", "optim=adam")`. Raises TrainlabError where the command line
+    would print a line and exit.
+    """
+    from trainlab.__main__ import run
+
+    return run(*overrides)
+
+
+def load(run: Any) -> Any:
+    """The best model of a finished run, its preprocessing and its classes."""
+    from trainlab.finished import load
+
+    return load(run)
+
+
+def check(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any = None) -> Any:
+    """The preflight checks on a model of your own: list of Verdict. batch is (x, y); model and
+    optimizer are left as they were."""
+    from trainlab.checks.battery import check
+
+    return check(model, loss, optimizer, batch, step)

@@ -1,0 +1,300 @@
+"""The front door: check what was typed, make the folder, then import torch and tell the story.
+
+`python -m trainlab` and the `trainlab` script. hydra.main would make folders for bad values and
+compose three times; its parts are called here instead, once each.
+"""
+
+import errno
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainlab import __version__
+from trainlab.errors import (
+    BusyError, CheckpointError, ConfigError, MachineError, Stopped, TrainlabError, one_line,
+)  # fmt: skip
+
+RUNS = Path("runs")
+UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code; whatever went wrong is one line on stderr."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _asked(argv)
+    except KeyboardInterrupt:
+        print("trainlab: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return report(error)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """`trainlab.run`: one run in this process, errors raised."""
+    from trainlab import command
+
+    with command.loaded() as hydra:
+        outcome, _ = single(command.check(hydra, with_saved(overrides)))
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _asked(argv: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(argv):
+        from trainlab import words
+
+        print(words.help_text())
+        return 0
+    if "--version" in argv:
+        from importlib.metadata import version
+
+        print(f"trainlab {__version__}, Hydra {version('hydra-core')}")
+        return 0
+    from trainlab import command
+
+    args = command.flags(argv)
+    with command.loaded(args.config_dir) as hydra:
+        if args.shell_completion:
+            return hydra.shell_completion("config", args.overrides) or 0
+        if args.hydra_help:
+            from hydra._internal.utils import get_args_parser
+
+            return hydra.hydra_help("config", get_args_parser(), args) or 0
+        typed = args.overrides if args.multirun else with_saved(args.overrides)
+        asked = command.check(hydra, typed, args.multirun, args.config_dir)
+        if args.info is not None:
+            return hydra.show_info(args.info, "config", asked.first) or 0
+        if args.cfg:
+            return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
+        if args.multirun:
+            return sweep(asked)
+        outcome, directory = single(asked)
+    return report(outcome, directory) if isinstance(outcome, BaseException) else 0
+
+
+# ---- one run
+
+
+def single(asked: Any) -> tuple[Any, Path]:
+    """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext, RunMode
+
+    cfg = asked.cfg
+    directory = folder(asked)
+    cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
+    if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
+        again = 1 + len(list((directory / ".hydra").glob("resume-*")))
+        cfg.hydra.output_subdir = f".hydra/resume-{again:02d}"
+    context = HydraContext(asked.hydra.config_loader, Callbacks())
+    result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
+    return result.return_value, directory
+
+
+def job(cfg: Any) -> Any:
+    """The task function: the story's summary, or the exception that ended it."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from trainlab import words
+    from trainlab.build import Door
+
+    try:
+        hydra = HydraConfig.get()
+        directory = Path(os.path.relpath(hydra.runtime.output_dir))
+        if ".." in directory.parts:
+            directory = directory.resolve()
+        picked = OmegaConf.to_container(hydra.runtime.choices)
+        OmegaConf.resolve(cfg)
+        door = Door(cfg.trust)
+        story = door(cfg.task)
+        return story(cfg, directory, door, {group: picked.get(group) for group in words.usual()})
+    except Exception as error:
+        return error
+
+
+def folder(asked: Any) -> Path:
+    """The run's folder: the one to go on with, the one asked for, or a new one."""
+    from trainlab import rundir
+
+    cfg, given = asked.cfg, asked.typed("hydra.run.dir")
+    if cfg.resume == "auto":
+        cfg.resume = _unfinished(cfg, Path(given) if given else None)
+    if cfg.resume is not None:
+        if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
+            raise ConfigError(f"hydra.run.dir = {given}: a run is resumed in its own folder; drop it")
+        return Path(cfg.resume)
+    if given is None:
+        return rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{name(asked)}")
+    directory = Path(given)
+    if (directory / "metrics.jsonl").exists():
+        raise BusyError(f"hydra.run.dir = {given}: holds a run; go on with resume={given}, or choose another")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"hydra.run.dir = {given}: cannot be made ({error.strerror}); choose another") from error
+    return directory
+
+
+def name(asked: Any) -> str:
+    """What was typed, as the name of a folder: `activation=elu,optim=adam_s0`."""
+    parts = [
+        f"{o.key_or_group}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', o.get_value_string()).strip('-')}"
+        for o in asked.overrides
+        if o.key_or_group not in UNNAMED and not o.is_hydra_override()
+    ]
+    return f"{','.join(parts)[:100].rstrip(',') or 'defaults'}_s{asked.cfg.seed}"
+
+
+# ---- resume
+
+
+def with_saved(typed: Sequence[str]) -> list[str]:
+    """With resume=DIR: the overrides that run was started with, and the typed ones over them."""
+    import yaml
+
+    where = next((arg.removeprefix("resume=") for arg in typed if arg.startswith("resume=")), "null")
+    if where in ("", "null", "auto"):
+        return list(typed)
+    directory = Path(where.strip("'\"")).expanduser()
+    files = sorted(directory.glob(".hydra/resume-*/overrides.yaml"))
+    file = files[-1] if files else directory / ".hydra" / "overrides.yaml"
+    if not file.is_file():
+        here = sorted((path.parent for path in RUNS.glob("*/.hydra")), key=os.path.getmtime)
+        names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
+        raise CheckpointError(f"resume = {where}: no such run; runs here: {names}")
+    gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume"}
+    saved = [arg for arg in yaml.safe_load(file.read_text()) or [] if arg.partition("=")[0] not in gone]
+    return saved + list(typed)
+
+
+def _unfinished(cfg: Any, only: Path | None) -> str | None:
+    """The newest run of this recipe that has not ended; among RUNS, or the folder asked for."""
+    from omegaconf import OmegaConf
+
+    from trainlab import spine
+
+    if only is not None:
+        return str(only) if (only / "status.json").exists() else None
+    ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    digest = spine.digest(OmegaConf.to_container(ours, resolve=True))
+    for path in sorted(RUNS.glob("*/status.json"), key=os.path.getmtime, reverse=True):
+        status = _status(path)
+        if status.get("state") != "finished" and status.get("config_digest") == digest:
+            return str(path.parent)
+    return None
+
+
+def _status(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+# ---- many runs
+
+
+def sweep(asked: Any) -> int:
+    """All the runs of -m, one after the other; 8 when some did not finish."""
+    from trainlab import rundir
+
+    given = asked.typed("hydra.sweep.dir")
+    directory = Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_sweep")
+    if (directory / "multirun.yaml").exists():
+        raise BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
+    lines = [o.input_line for o in asked.overrides]
+    if given is None:
+        lines.append(f"hydra.sweep.dir='{directory}'")
+    if asked.typed("hydra.sweep.subdir") is None:
+        kept = {o.key_or_group: len(o.input_line) for o in asked.overrides if not o.is_hydra_override()}
+        odd = [o.key_or_group for o in asked.overrides if re.search(r"[^\w.,=+-]", o.input_line)]
+        length = sum(size for key, size in kept.items() if key not in odd)
+        named = "_${hydra.job.override_dirname}" if 0 < length < 150 else ""
+        lines.append(f"hydra.sweep.subdir='${{hydra.job.num}}{named}'")
+        lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(odd)}]")
+    asked.hydra.multirun("config", job_of_sweep, [*lines, "hydra.mode=MULTIRUN"])
+    states = {path.parent: _status(path / "../status.json") for path in sorted(directory.glob("**/.hydra"))}
+    failed = {run: status for run, status in states.items() if status.get("state") != "finished"}
+    for run, status in failed.items():
+        reason = status.get("reason") or "see error.txt there"
+        print(f"trainlab: error[sweep]: {run}: {status.get('state', 'failed')}: {reason}", file=sys.stderr)
+    return 8 if failed else 0
+
+
+def job_of_sweep(cfg: Any) -> Any:
+    """One run of many: its failure is told and does not end the others; a signal ends them all."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from trainlab import command
+
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    try:
+        typed = [line.partition("=")[0] for line in hydra.overrides.task]
+        command.settled(cfg, hydra.runtime.choices, typed)
+        outcome = job(cfg)
+    except ConfigError as error:
+        outcome = error
+    if isinstance(outcome, Exception):
+        code = report(outcome, directory)
+        if isinstance(outcome, Stopped):
+            sys.exit(code)
+        if not (directory / "status.json").exists():
+            status = {"state": "failed", "step": 0, "reason": str(outcome)}
+            (directory / "status.json").write_text(json.dumps(status))
+    return outcome if isinstance(outcome, dict) else None
+
+
+# ---- what went wrong
+
+
+def report(error: BaseException, directory: Path | None = None) -> int:
+    """Print the one line, keep the traceback in error.txt; returns the exit code."""
+    mine = known(error)
+    text = "".join(traceback.format_exception(error))
+    place = f"traceback in {directory}/error.txt"
+    if directory is not None and not isinstance(error, Stopped):
+        try:
+            (directory / "error.txt").write_text(text)
+        except OSError:
+            place = "HYDRA_FULL_ERROR=1 shows the traceback"
+    else:
+        place = "HYDRA_FULL_ERROR=1 shows the traceback"
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        print(text, file=sys.stderr, end="")
+    if mine is None:
+        mine = TrainlabError(f"{type(error).__name__}: {error}; {place}")
+    print(one_line(mine), file=sys.stderr)
+    return mine.exit_code
+
+
+def known(error: BaseException) -> TrainlabError | None:
+    """The error of ours that says what happened, None for a fault in the program."""
+    if isinstance(error, TrainlabError):
+        return error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return MachineError(f"{error.filename or 'disk'}: {error.strerror}; free some space, or choose another hydra.run.dir")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        first = (str(error) or "out of memory").splitlines()[0]
+        return MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
+    return None
+
+
+if __name__ == "__main__":
+    entry()

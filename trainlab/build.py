@@ -1,0 +1,161 @@
+"""The one door from a config node to an object.
+
+A `_target_` may name a class or function of the allowed packages. The text of the path is not
+enough (`torch.nn.functional.torch.os.system` starts well), so every step of it is looked at: a
+module on the way must be allowed itself, and so must the home of what is found.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from trainlab.errors import ConfigError
+
+ALLOWED = (
+    "torch.nn", "torch.optim", "torchvision.models", "trainlab.nn", "trainlab.optim",
+    "trainlab.data", "trainlab.probes", "trainlab.checks", "trainlab.story", "trainlab.finished",
+)  # fmt: skip
+# where the C functions live that torch.nn.functional shows: gelu, conv2d, ...
+C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
+PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no step starts with an underscore
+
+
+class Door:
+    """`door(node)` gives the object a config node names; `trust` admits the user's own packages.
+
+    A node is a mapping with `_target_`, `_args_` (a list), `_partial_` (true gives a partial) and
+    keywords, nested as deep as one likes. The whole node is checked before anything is imported.
+    Raises ConfigError for a node that is not admitted, not found, or not accepted by its target.
+    """
+
+    def __init__(self, trust: Iterable[str] = ()):
+        self.allowed = (*ALLOWED, *trust)
+
+    def __call__(self, node: Any, **known: Any) -> Any:
+        where = "config"
+        if not isinstance(node, dict):
+            from omegaconf import OmegaConf
+
+            where = node._get_full_key(None) or where
+            node = OmegaConf.to_container(node, resolve=True)
+        if "_target_" not in node:
+            raise ConfigError(f"{where}: has no _target_; name the class or function it stands for")
+        self.inspect(node, where)
+        return self._build(node, where, known)
+
+    def inspect(self, node: Any, where: str) -> None:
+        """Check the text of every `_target_` at any depth. Imports nothing."""
+        if isinstance(node, list):
+            for position, each in enumerate(node):
+                self.inspect(each, f"{where}[{position}]")
+        elif isinstance(node, Mapping):
+            if "_target_" in node:
+                path = node["_target_"]
+                if not isinstance(path, str) or not PATH.fullmatch(path) or not self._in(path):
+                    raise self._refused(f"{where}._target_", path)
+                if not isinstance(node.get("_args_", []), list):
+                    raise ConfigError(f"{where}._args_ = {node['_args_']}: must be a list")
+                if not isinstance(node.get("_partial_", False), bool):
+                    raise ConfigError(f"{where}._partial_ = {node['_partial_']}: must be true or false")
+            for name, value in node.items():
+                own = name in ("_args_", "_partial_", "_target_") and "_target_" in node
+                if str(name).startswith("_") and not own:
+                    raise ConfigError(f"{where}.{name}: no such key; there are _target_, _args_, _partial_")
+                self.inspect(value, f"{where}.{name}")
+
+    def _in(self, name: Any, more: tuple[str, ...] = ()) -> bool:
+        """Whether a dotted name lies in an allowed package: torch.nn.x, not torch.nnx."""
+        return any(f"{name}.".startswith(f"{package}.") for package in (*self.allowed, *more))
+
+    def _refused(self, where: str, path: Any) -> ConfigError:
+        return ConfigError(
+            f"{where} = {path}: only classes and functions of {', '.join(self.allowed)} may be named; "
+            "admit a package of your own with trust=[package] on the command line"
+        )
+
+    def _build(self, node: Any, where: str, known: Mapping[str, Any]) -> Any:
+        if isinstance(node, list):
+            return [self._build(each, f"{where}[{i}]", {}) for i, each in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        inner = {k: self._build(v, f"{where}.{k}", {}) for k, v in node.items() if k != "_target_"}
+        if "_target_" not in node:
+            return inner
+        target = self._find(node["_target_"], f"{where}._target_")
+        args, partial = inner.pop("_args_", []), inner.pop("_partial_", False)
+        _fits(target, args, inner, where)
+        made = _Made(target, *args, **inner, **known)
+        made.where = where
+        if not partial:
+            return made()
+        return made if isinstance(target, type) else functools.partial(target, *args, **inner, **known)
+
+    def _find(self, path: str, where: str) -> Any:
+        """Walk the path: import the allowed package it starts with, then step by step."""
+        package = max((p for p in self.allowed if f"{path}.".startswith(f"{p}.")), key=len)
+        found = _imported(package, where, path)
+        for step in path[len(package) :].split(".")[1:]:
+            if isinstance(found, ModuleType) and not hasattr(found, step):
+                found = _imported(f"{found.__name__}.{step}", where, path)
+            elif not hasattr(found, step):
+                raise ConfigError(f"{where} = {path}: {found.__name__} has no {step}")
+            else:
+                found = getattr(found, step)
+            if not self._admitted(found):
+                raise self._refused(where, path)
+        if isinstance(found, ModuleType):
+            raise ConfigError(f"{where} = {path}: is a module; name a class or function in it")
+        return found
+
+    def _admitted(self, found: Any) -> bool:
+        """A module, class or function whose own home is allowed; nothing else."""
+        if isinstance(found, ModuleType):
+            return self._in(found.__name__)
+        if isinstance(found, BuiltinFunctionType):
+            owner = getattr(found, "__self__", None)
+            home = found.__module__ or f"torch.{getattr(owner, '__name__', '')}"
+            return self._in(home, C_HOMES)
+        return isinstance(found, type | FunctionType) and self._in(found.__module__)
+
+
+class _Made(functools.partial):
+    """A partial of a class that turns the class's own refusal of a value into one line."""
+
+    where: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.where}: {self.func.__name__}: {error}") from error
+
+
+def _imported(name: str, where: str, path: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{where} = {path}: {error}") from error
+
+
+def _fits(target: Any, args: list[Any], keywords: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError for a keyword or too many arguments that the target does not take."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # C functions have none
+        return
+    names = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in names.values()):
+        for keyword in keywords:
+            if keyword not in names:
+                near = difflib.get_close_matches(keyword, names, 1)
+                hint = f"did you mean {where}.{near[0]}?" if near else f"it takes {', '.join(names)}"
+                raise ConfigError(f"{where}.{keyword}: {target.__name__} has no {keyword}; {hint}")
+    try:
+        signature.bind_partial(*args, **keywords)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {target.__name__}: {error}") from error

@@ -1,0 +1,170 @@
+"""Checkpoints: safetensors beside a JSON manifest that is written last. No pickle.
+
+`ckpt-00000120.safetensors` holds the tensors of a step, `best-00000080.safetensors` the best
+weights so far, and `ckpt-00000120.json` is the commit point: it names both files with size and
+SHA-256, holds everything else a run needs, and ends in the SHA-256 of its own body. The two newest
+manifests are kept, with every file they name.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from trainlab import durable
+from trainlab.errors import CheckpointError
+
+FORMAT = 1
+KEPT = 2
+NAME = re.compile(r"ckpt-(\d{8})\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: step, tensors by name, best weights by name (may be empty), all other
+    facts."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    best: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, Tensor],
+    best: dict[str, Tensor],
+    best_step: int,
+    facts: dict,
+) -> None:
+    """Write the checkpoint of `step`, then let go of what the two newest do not need. Durable when
+    it returns."""
+    folder.mkdir(exist_ok=True)
+    files = {
+        f"ckpt-{step:08d}.safetensors": _write(folder / f"ckpt-{step:08d}.safetensors", tensors)
+    }
+    if best:
+        path = folder / f"best-{best_step:08d}.safetensors"
+        files[path.name] = _known(folder, path.name) or _write(path, best)
+    head = {"format": FORMAT, "step": step, "best_step": best_step, "files": files}
+    body = json.dumps(head | facts, indent=1, allow_nan=False).encode()
+    durable.write(
+        folder / f"ckpt-{step:08d}.json",
+        body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n",
+    )
+    _let_go(folder)
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with each newer one.
+
+    (None, []) where there is none at all; CheckpointError where there are some and all are damaged.
+    """
+    wrong: list[str] = []
+    for path in _manifests(folder):
+        try:
+            return read(path), wrong
+        except CheckpointError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CheckpointError(
+            f"resume = {folder.parent}: all {len(wrong)} checkpoints are damaged "
+            f"({'; '.join(wrong)}); restore one, or start again without resume"
+        )
+    return None, wrong
+
+
+def read(path: Path) -> Checkpoint:
+    """One checkpoint by its manifest. Raises CheckpointError when a byte of it is not what was
+    written."""
+    facts = manifest(path)
+    tensors: dict[str, dict[str, Tensor]] = {"ckpt": {}, "best": {}}
+    for name, written in facts["files"].items():
+        try:
+            data = (path.parent / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{name}: {error.strerror}") from error
+        if len(data) != written["bytes"] or hashlib.sha256(data).hexdigest() != written["sha256"]:
+            raise CheckpointError(f"{name}: its SHA-256 is not the one in {path.name}")
+        try:
+            tensors[name[:4]] = tensors_from(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"{name}: not a safetensors file ({error})") from error
+    return Checkpoint(facts["step"], tensors["ckpt"], tensors["best"], facts)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of named tensors, bit for bit."""
+    return hashlib.sha256(_bytes(tensors)).hexdigest()
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The checked body of a manifest."""
+    try:
+        body, _, seal = path.read_bytes().rstrip(b"\n").rpartition(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: {error.strerror}") from error
+    if hashlib.sha256(body).hexdigest().encode() != seal:
+        raise CheckpointError(
+            f"{path.name}: its last line is not the SHA-256 of the lines before it"
+        )
+    facts = json.loads(body)
+    if facts["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path.name}: format {facts['format']}, this trainlab reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return facts
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """Newest first."""
+    found = [path for path in folder.glob("ckpt-*.json") if NAME.fullmatch(path.name)]
+    return sorted(found, reverse=True)
+
+
+def _bytes(tensors: dict[str, Tensor]) -> bytes:
+    # clones: safetensors refuses tensors that share memory, as tied weights do
+    return bytes_of({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    data = _bytes(tensors)
+    durable.write(path, data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _known(folder: Path, name: str) -> dict[str, Any] | None:
+    """The entry of a file that a kept manifest already names, so that unchanged best weights are
+    written once."""
+    for path in _manifests(folder)[:KEPT]:
+        try:
+            files = manifest(path)["files"]
+        except CheckpointError:
+            continue
+        if name in files and (folder / name).is_file():
+            return files[name]
+    return None
+
+
+def _let_go(folder: Path) -> None:
+    manifests = _manifests(folder)
+    wanted = {path.name for path in manifests[:KEPT]}
+    for path in manifests[:KEPT]:
+        try:
+            wanted |= set(manifest(path)["files"])
+        except CheckpointError:
+            continue  # damaged: it names nothing that could be used
+    # manifests first: a manifest must never outlive the files it names
+    doomed = sorted(
+        (p for p in folder.iterdir() if p.name not in wanted), key=lambda p: p.suffix != ".json"
+    )
+    durable.remove(doomed)

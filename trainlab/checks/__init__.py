@@ -1,0 +1,54 @@
+"""Preflight: is the set-up sane? One check a file, each a plain function `check(fresh) -> Verdict`.
+
+`fresh()` gives an untouched Trainer of one run at step 0, with the same initial weights every time;
+a check may do with it what it likes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from trainlab.errors import NonFiniteError, TrainlabError
+from trainlab.train import Trainer
+from trainlab.world import random_state, restore_random_state
+
+PASS, WARN, FAIL, SKIPPED = "PASS", "WARN", "FAIL", "SKIPPED"
+Fresh = Callable[[], Trainer]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check saw, what it expected, and what to type. `stops`: training cannot work at all.
+    """
+
+    name: str
+    status: str  # PASS, WARN, FAIL or SKIPPED
+    saw: str
+    expected: str = ""
+    advice: str = ""
+    stops: bool = False
+
+
+def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
+    """Run the checks in order. Each starts from the same global random state, which is put back
+    after it.
+
+    A check that raises ends in SKIPPED with the reason, a non-finite loss in FAIL; errors that the
+    user can mend (TrainlabError) are raised.
+    """
+    verdicts = []
+    for name, check in checks.items():
+        before = random_state()
+        try:
+            verdicts.append(check(fresh))
+        except NonFiniteError as error:
+            verdicts.append(
+                Verdict(name, FAIL, str(error), "a finite loss", "lower optim.lr", stops=True)
+            )
+        except TrainlabError:
+            raise
+        except Exception as error:  # whatever somebody's model or loss raises must not end the run
+            line = (str(error).strip().splitlines() or [""])[0]
+            verdicts.append(Verdict(name, SKIPPED, f"it raised {type(error).__name__}: {line}"))
+        finally:
+            restore_random_state(*before)
+    return verdicts

@@ -1,0 +1,1 @@
+"""Real data: splits, their preprocessing, and batches as a function of the training position."""

@@ -1,0 +1,75 @@
+"""Training position -> batch: an index, a gather and one multiply-add.
+
+Letters: N samples, B batch, R runs of a stack. Data, order and batch all lie on one device.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainlab.data.preprocess import Affine
+from trainlab.data.splits import Split
+from trainlab.world import stream
+
+
+def shuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """The order (n,) int64 of one epoch: a function of (seed, epoch), so it is never saved."""
+    return torch.randperm(n, generator=stream(seed, "order", epoch))
+
+
+class Batches:
+    """The batch of any training step, without having drawn the ones before it.
+
+    `order(epoch)` gives the indices of one epoch: (N,), or (R, N) for a stack of R runs, whose
+    batch is then x (R, B, ...), y (R, B). Every epoch has the same length. The only state is a
+    cache of the current epoch's order. `per_epoch` batches make an epoch; the last may be short.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Affine,
+        batch_size: int,
+        order: Callable[[int], Tensor],
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.x, self.y = split.x, split.y
+        self.preprocess = preprocess.to(self.x.device, dtype).expand(self.x.shape[1:])
+        self.batch_size, self.order = batch_size, order
+        self._load(0)
+        self.per_epoch = len(self._indices)
+
+    @classmethod
+    def in_order(
+        cls,
+        split: Split,
+        preprocess: Affine,
+        batch_size: int,
+        runs: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Batches":
+        """The split in file order, for evaluation; with `runs`, the same batch for every run."""
+        index = torch.arange(len(split))
+        index = index if runs is None else index.expand(runs, -1)
+        return cls(split, preprocess, batch_size, lambda epoch: index, dtype)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """x (B, ...) in `dtype` and y (B,) of one step, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._load(epoch)
+        index = self._indices[position]
+        if index.dim() == 1:
+            return self._gather(index)
+        x, y = self._gather(index.reshape(-1))
+        return x.unflatten(0, index.shape), y.unflatten(0, index.shape)
+
+    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        # index_select: 3 us for MNIST B=128 where x[index] takes 56 (one core); the multiply-add
+        # reads the uint8 pixels itself, no slower than after a conversion and one call less
+        return self.preprocess(self.x.index_select(0, index)), self.y.index_select(0, index)
+
+    def _load(self, epoch: int) -> None:
+        order = self.order(epoch).to(self.x.device)
+        self._epoch, self._indices = epoch, order.split(self.batch_size, dim=-1)

@@ -1,0 +1,144 @@
+"""What a data set is: three splits with labels, checked once, small enough to live on the device.
+
+Letters: N samples, C channels, H W image, F features, K classes.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainlab.errors import DataError
+from trainlab.world import stream
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """x (N, C, H, W) uint8 images or (N, F) float32 tables, y (N,) int64 labels."""
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise DataError(
+                f"data: {len(self.x)} samples but {len(self.y)} labels; give one label per sample"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> "Split":
+        """The samples named by index (n,) int64, in that order."""
+        return Split(self.x.index_select(0, index), self.y.index_select(0, index))
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Train, validation and test data with the same shape and the same class list.
+
+    `max_value` is the largest value a pixel can have (255 for 8-bit images; 1 for tables).
+    Raises DataError, in one line, for anything training would trip over later or not at all.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    max_value: float
+    name: str
+
+    def __post_init__(self) -> None:
+        for part, split in self.parts().items():
+            _check_split(f"data = {self.name}: {part}", split, self.train, self.classes)
+        counts = self.train.y.bincount(minlength=len(self.classes))
+        for name, count in zip(self.classes, counts.tolist(), strict=True):
+            if count == 0:
+                raise DataError(
+                    f"data = {self.name}: class {name} has no sample in train; "
+                    f"add samples of it or remove the class"
+                )
+        if not (math.isfinite(self.max_value) and self.max_value > 0):
+            raise DataError(f"data = {self.name}: max_value {self.max_value} is not finite and > 0")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) or (F,)."""
+        return tuple(self.train.x.shape[1:])
+
+    def parts(self) -> dict[str, Split]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def to(self, device: torch.device | str) -> "Splits":
+        return replace(self, **{part: split.to(device) for part, split in self.parts().items()})
+
+    def digest(self) -> str:
+        """sha256 over counts, shape, classes, pixels and labels; the same on every device."""
+        sizes = [len(split) for split in self.parts().values()]
+        head = (sizes, self.shape, str(self.train.x.dtype), self.classes, float(self.max_value))
+        digest = hashlib.sha256(repr(head).encode())
+        for split in self.parts().values():
+            digest.update(split.x.contiguous().cpu().numpy())
+            digest.update(split.y.contiguous().cpu().numpy())
+        return digest.hexdigest()
+
+
+def _check_split(where: str, split: Split, train: Split, classes: Sequence[str]) -> None:
+    x, y = split.x, split.y
+    if len(y) == 0:
+        raise DataError(f"{where} is empty; give every split at least one sample")
+    image, table = (torch.uint8, 4), (torch.float32, 2)
+    if (x.dtype, x.dim()) not in (image, table) or (y.dtype, y.dim()) != (torch.int64, 1):
+        raise DataError(
+            f"{where} has x {tuple(x.shape)} {x.dtype} and y {tuple(y.shape)} {y.dtype}; "
+            f"x must be (N, C, H, W) uint8 or (N, F) float32, y (N,) int64"
+        )
+    if x.shape[1:] != train.x.shape[1:] or x.dtype != train.x.dtype:
+        raise DataError(
+            f"{where} has samples {tuple(x.shape[1:])} {x.dtype}, train has "
+            f"{tuple(train.x.shape[1:])} {train.x.dtype}; all splits must agree"
+        )
+    outside = (y < 0) | (y >= len(classes))
+    if outside.any():
+        sample = int(outside.nonzero()[0])
+        raise DataError(
+            f"{where} sample {sample} has label {int(y[sample])}; "
+            f"labels must be 0 to {len(classes) - 1} ({len(classes)} classes)"
+        )
+    if x.is_floating_point() and not x.isfinite().all():
+        sample, feature = (~x.isfinite()).nonzero()[0].tolist()
+        raise DataError(
+            f"{where} sample {sample} feature {feature} is {float(x[sample, feature])}; "
+            f"every feature must be finite: repair or drop the sample"
+        )
+
+
+def stratified(y: Tensor, sizes: tuple[int, int, int], seed: int) -> tuple[Tensor, ...]:
+    """Deal the labels y (N,) out into three parts of exactly these sizes, as sorted index tensors.
+
+    In every part every class has its share n_class * size / N, rounded up or down: the rounded
+    down shares first, then each class gives its spare samples to the parts that lack most, which
+    always ends exactly (Gale 1957, Ryser 1957). Who goes where depends on the seed alone.
+    """
+    if min(sizes) < 0 or sum(sizes) != len(y):
+        raise DataError(f"data: sizes {sizes} must be >= 0 and add up to the {len(y)} samples")
+    classes, counts = y.unique(return_counts=True)
+    share = counts[:, None] * torch.tensor(sizes) // len(y)               # (K, 3), rounded down
+    lacking = torch.tensor(sizes) - share.sum(0)                          # (3,)
+    parts: list[list[Tensor]] = [[] for _ in sizes]
+    for row, label in enumerate(classes.tolist()):
+        spare = int(counts[row] - share[row].sum())
+        neediest = lacking.argsort(descending=True, stable=True)[:spare]
+        share[row, neediest] += 1
+        lacking[neediest] -= 1
+        members = (y == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=stream(seed, "split", label))]
+        for part, dealt in zip(parts, members.split(share[row].tolist()), strict=True):
+            part.append(dealt)
+    return tuple(torch.cat(part).sort().values for part in parts)

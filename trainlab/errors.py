@@ -1,0 +1,57 @@
+"""The error tree, the exit codes, the one-line form.
+
+Exit codes: 0 success, 2 configuration, 3 data, 4 checkpoint or resume, 5 run directory busy, 6
+machine (disk, permission, device, memory), 7 non-finite loss, 75 stopped by the scheduler, 130
+SIGINT, 143 SIGTERM.
+"""
+
+
+class TrainlabError(Exception):
+    """Something the user can mend. The message says `key = value: what is allowed; what to
+    type`."""
+
+    kind = "internal"
+    exit_code = 1
+
+
+class ConfigError(TrainlabError):
+    kind, exit_code = "config", 2
+
+
+class DataError(TrainlabError):
+    kind, exit_code = "data", 3
+
+
+class CheckpointError(TrainlabError):
+    kind, exit_code = "checkpoint", 4
+
+
+class BusyError(TrainlabError):
+    kind, exit_code = "busy", 5
+
+
+class MachineError(TrainlabError):
+    kind, exit_code = "machine", 6
+
+
+class NonFiniteError(TrainlabError):
+    kind, exit_code = "nonfinite", 7
+
+
+class Stopped(TrainlabError):
+    """A signal asked the run to stop; the checkpoint is written and the message says how to go
+    on."""
+
+    kind = "stopped"
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def one_line(error: TrainlabError) -> str:
+    """`trainlab: error[config]: optim = adma: not one of adam, sgd; did you mean adam?`"""
+    text = " ".join(str(error).split())
+    if isinstance(error, Stopped):
+        return f"trainlab: {text}"
+    return f"trainlab: error[{error.kind}]: {text}"

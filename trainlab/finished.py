@@ -1,0 +1,74 @@
+"""A run that was trained before: load it, evaluate it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from trainlab.build import Door
+from trainlab.data.preprocess import Affine
+
+from trainlab import checkpoint
+from trainlab.errors import CheckpointError, ConfigError
+from trainlab.show import Show
+from trainlab.story import build_network, prepare
+
+
+class Loaded(NamedTuple):
+    """A trained network in evaluation mode, what its inputs went through, and the names of its
+    outputs."""
+
+    model: nn.Module
+    preprocess: Affine
+    classes: tuple[str, ...]
+
+
+def load(run: str | Path, trust: Sequence[str] = ()) -> Loaded:
+    """The best weights of a run: `model(preprocess(x))` gives logits (B, K) for raw x. On the CPU.
+
+    `trust` admits the user's own packages that the run was trained with. Raises CheckpointError.
+    """
+    saved = _newest(Path(run))
+    facts, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
+    model = build_network(cfg, Door(trust), facts["shape"], len(facts["classes"]))
+    model.load_state_dict(_weights(saved))
+    preprocess = Affine(
+        **{name: torch.tensor(values) for name, values in facts["preprocess"].items()}
+    )
+    return Loaded(model.eval(), preprocess, tuple(facts["classes"]))
+
+
+def evaluate(
+    cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """`task=evaluate resume=DIR`: the best weights of a run on its three splits. Writes nothing."""
+    if cfg.resume is None:
+        raise ConfigError("task = evaluate: needs a run; give resume=DIR")
+    saved = _newest(directory)
+    bench = prepare(cfg, door)
+    trainer = bench.fresh()
+    trainer.model.load_state_dict(_weights(saved))
+    results = bench.scores(trainer)
+    best = saved.facts["best_step"]
+    Show(quiet=cfg.quiet).closing(results, best, [], directory)
+    return {"results": results, "best_step": best, "directory": str(directory)}
+
+
+def _newest(run: Path) -> checkpoint.Checkpoint:
+    saved, _ = checkpoint.newest(run / "checkpoints")
+    if saved is None:
+        raise CheckpointError(
+            f"run = {run}: no checkpoint there; train it, or give the folder of a run"
+        )
+    return saved
+
+
+def _weights(saved: checkpoint.Checkpoint) -> dict[str, torch.Tensor]:
+    own = {
+        name.removeprefix("model."): t
+        for name, t in saved.tensors.items()
+        if name.startswith("model.")
+    }
+    return saved.best or own

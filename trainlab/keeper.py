@@ -1,0 +1,115 @@
+"""What survives of a run: saved while it trains, and taken up again bit for bit."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from trainlab.log import Log
+
+from trainlab import checkpoint, rundir, spine, world
+from trainlab.errors import CheckpointError
+from trainlab.train import Trainer
+
+
+class Keeper:
+    """Writes the checkpoints of one run, and stops it when a signal asks.
+
+    facts: what a checkpoint must hold beside the Trainer's state: config, data digest,
+    environment, preprocessing, ...
+    """
+
+    def __init__(self, directory: Path, facts: dict[str, Any], seconds: float):
+        self.directory, self.facts, self.seconds = directory, facts, seconds
+        self.saved_at, self.saved_when = 0, time.monotonic()
+        self.begun = time.monotonic()
+        self.resumes = 0
+        self.log: Log | None = None
+
+    def elapsed(self) -> float:
+        """Seconds of training, the earlier starts of this run included."""
+        return time.monotonic() - self.begun
+
+    def save(self, trainer: Trainer) -> None:
+        """The state of this step, durable when it returns. Raises NonFiniteError rather than save
+        bad weights."""
+        if trainer.at == self.saved_at:
+            return
+        tensors, numbers = trainer.state()
+        randoms, random_numbers = world.random_state()
+        facts = {
+            "metrics_bytes": self.log.sync(),
+            "trainer": numbers,
+            "random": random_numbers,
+            "elapsed_seconds": self.elapsed(),
+            "resumes": self.resumes,
+            **self.facts,
+        }
+        folder = self.directory / "checkpoints"
+        checkpoint.save(
+            folder, trainer.at, tensors | randoms, trainer.best, trainer.best_at(), facts
+        )
+        self.saved_at, self.saved_when = trainer.at, time.monotonic()
+
+    def after(self, flag: rundir.Flag, trainer: Trainer) -> None:
+        """Asked after every step: stop when a signal came, save when the time is up."""
+        if flag.raised is not None:
+            self.save(trainer)
+            raise rundir.stopped(flag.raised, trainer.at, self.directory)
+        if time.monotonic() - self.saved_when > self.seconds:
+            self.save(trainer)
+
+    def resume(self, trainer: Trainer, allowed: set[str]) -> tuple[int, list[str]]:
+        """Bring the Trainer to the newest whole checkpoint: (bytes of metrics.jsonl it stands on,
+        notes to show).
+
+        Raises CheckpointError when all are damaged, or the recipe or the data changed in a way
+        that is not allowed.
+        """
+        saved, wrong = checkpoint.newest(self.directory / "checkpoints")
+        notes = [f"warning: {text}; using the checkpoint before it" for text in wrong]
+        if saved is None:
+            return 0, notes
+        try:
+            notes += self._take_up(saved, trainer, allowed)
+        except KeyError as error:
+            raise CheckpointError(
+                f"resume = {self.directory}: {error} is missing from the checkpoint of step "
+                f"{saved.step}; remove that checkpoint, or start again without resume"
+            ) from error
+        return saved.facts["metrics_bytes"], notes
+
+    def _take_up(
+        self, saved: checkpoint.Checkpoint, trainer: Trainer, allowed: set[str]
+    ) -> list[str]:
+        for name in self.facts:
+            saved.facts[name]  # all of them must be there, whether this start needs them or not
+        self._same(saved.facts, allowed)
+        notes = []
+        now = self.facts["environment"]
+        for key, then in saved.facts["environment"].items():
+            if now[key] != then:
+                notes.append(
+                    f"warning: {key} is {now[key]}, the checkpoint has {then}: bits may differ"
+                )
+        trainer.restore(saved.tensors, saved.best, saved.facts["trainer"])
+        world.restore_random_state(saved.tensors, saved.facts["random"])
+        self.saved_at = saved.step
+        self.begun -= saved.facts["elapsed_seconds"]
+        self.resumes = saved.facts["resumes"] + 1
+        if trainer.best_at() != saved.facts["best_step"]:
+            raise KeyError("best weights")
+        return [*notes, f"resumed at step {saved.step} of {trainer.steps}"]
+
+    def _same(self, saved: dict[str, Any], allowed: set[str]) -> None:
+        now, then = spine.flat(self.facts["config"]), spine.flat(saved["config"])
+        for key in sorted(now.keys() | then.keys()):
+            if now.get(key) != then.get(key) and not spine.harmless(key) and key not in allowed:
+                raise CheckpointError(
+                    f"{key} = {now.get(key)}: the checkpoint was made with {then.get(key)}; "
+                    f"start a new run, or allow it with resume_allow=[{key}]"
+                )
+        if self.facts["data"] != saved["data"] and "data" not in allowed:
+            raise CheckpointError(
+                "data: not the data the checkpoint was made with; start a new run, "
+                "or allow it with resume_allow=[data]"
+            )

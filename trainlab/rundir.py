@@ -1,0 +1,125 @@
+"""The folder of one run: made exclusively, held by one process, its status, and the signals that
+stop it."""
+
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainlab import durable
+from trainlab.errors import BusyError, MachineError, NonFiniteError, Stopped
+
+EXIT_CODES = {
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+    signal.SIGUSR1: 75,
+    signal.SIGUSR2: 75,
+    signal.SIGHUP: 75,
+}
+
+
+def make(root: Path, name: str) -> Path:
+    """A new folder `root/name`, or `root/name-2`, ...: exclusive, so that two starts never share
+    one."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise MachineError(
+            f"hydra.run.dir = {root / name}: cannot be made ({error.strerror}); choose another"
+        ) from error
+    raise MachineError(f"hydra.run.dir = {root / name}: taken 10,000 times; choose another")
+
+
+@contextmanager
+def held(directory: Path, digest: str) -> Iterator[Callable[[str, int], None]]:
+    """Hold a run's folder by a lock that the kernel lets go when the process dies; gives
+    `status(state, step)`.
+
+    Raises BusyError when another process holds it. status.json says running, finished, stopped,
+    diverged or failed.
+    """
+    with open(directory / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise BusyError(
+                f"{directory}: in use by {lock.read().strip() or 'another process'}; "
+                "wait for it, or choose another hydra.run.dir"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+
+        def status(state: str, step: int, reason: str = "") -> None:
+            entry = {
+                "state": state,
+                "step": step,
+                "reason": reason,
+                "pid": os.getpid(),
+                "config_digest": digest,
+            }
+            durable.write_json(directory / "status.json", entry)
+
+        status("running", 0)
+        try:
+            yield status
+        except Stopped as error:
+            status("stopped", 0, str(error))
+            raise
+        except NonFiniteError as error:
+            status("diverged", 0, str(error))
+            raise
+        except BaseException as error:
+            status("failed", 0, f"{type(error).__name__}: {error}")
+            raise
+
+
+class Flag:
+    """The signal that asked the run to stop, if any. The handler only sets it; the loop reads it
+    after a step."""
+
+    raised: signal.Signals | None = None
+
+
+@contextmanager
+def signals() -> Iterator[Flag]:
+    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP into a flag; a second SIGINT leaves at
+    once."""
+    flag = Flag()
+
+    def handler(number: int, frame: object) -> None:
+        if number == signal.SIGINT and flag.raised == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.raised = signal.Signals(number)
+
+    before = {}
+    try:
+        for number in EXIT_CODES:
+            before[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread, as in some notebooks: Python allows no handlers there
+        pass
+    try:
+        yield flag
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def stopped(number: signal.Signals, step: int, directory: Path) -> Stopped:
+    """The one line that says how to go on."""
+    return Stopped(
+        f"stopped by {number.name} at step {step}, checkpoint saved; go on with: "
+        f"python -m trainlab resume='{directory}'",
+        EXIT_CODES[number],
+    )

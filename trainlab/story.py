@@ -1,0 +1,284 @@
+"""The story of one run, chapter by chapter: data, preprocess, model, init, preflight, fit, close.
+
+The only reader of cfg. `door` turns a config node into an object; everything below takes plain
+values.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from trainlab.data.batches import Batches, shuffled
+from trainlab.data.splits import Splits
+from trainlab.log import Log
+
+from trainlab import __version__, checkpoint, durable, rundir, spine, words, world
+from trainlab.errors import ConfigError
+from trainlab.keeper import Keeper
+from trainlab.optim import penalty
+from trainlab.show import Show
+from trainlab.train import Every, Trainer, Watch
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What every Trainer of one run shares: the config, the door, the device, the data and its
+    preprocessing."""
+
+    cfg: DictConfig
+    door: Callable
+    device: torch.device
+    splits: Splits
+    preprocess: Any
+
+    def in_order(self, split: Any) -> Batches:
+        """For evaluation, where larger batches only save time."""
+        size = max(self.cfg.batch_size, 512)
+        return Batches(split, self.preprocess, size, lambda epoch: torch.arange(len(split)))
+
+    def fresh(self) -> Trainer:
+        """A Trainer at step 0: the same weights, batches and optimizer each time."""
+        cfg, train = self.cfg, self.splits.train
+        order = partial(shuffled, len(train), cfg.seed)
+        batches = Batches(train, self.preprocess, cfg.batch_size, order)
+        model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
+        with init_stream(cfg.seed, 1):
+            self.door(cfg.init)(model, batches(0)[0].cpu())
+        model.to(self.device)
+        refuse_single_image(model, len(train), cfg.batch_size)
+        steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
+        return Trainer(
+            model,
+            self.door(cfg.loss),
+            self.door(cfg.optim)([p for p in model.parameters() if p.requires_grad]),
+            batches,
+            steps,
+            schedule=self.door(cfg.schedule),
+            penalty=partial(penalty.l2, strength=cfg.penalty.l2) if cfg.penalty.l2 else None,
+            clip=partial(penalty.clip_factor, norm=cfg.clip.norm) if cfg.clip.norm else None,
+            validation=self.in_order(self.splits.val),
+            monitor=cfg.monitor,
+        )
+
+    def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
+        """Loss and accuracy of every split, in file order."""
+        return {
+            name: {
+                key: float(v)
+                for key, v in trainer.evaluate(self.in_order(getattr(self.splits, name))).items()
+            }
+            for name in ("train", "val", "test")
+        }
+
+
+def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
+    """The network of a config, on the CPU, as torch's own layers start it."""
+    with init_stream(cfg.seed, 0):
+        return door(cfg.model)(shape, classes, activation=door(cfg.activation), norm=door(cfg.norm))
+
+
+def refuse_single_image(model: nn.Module, images: int, batch_size: int) -> None:
+    """A batch of one image has no variance, and torch would only fail at the end of the epoch."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    if images % batch_size == 1 and any(isinstance(m, norms) for m in model.modules()):
+        raise ConfigError(
+            f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
+            f"batch norm needs two; use batch_size={batch_size + 1}"
+        )
+
+
+@contextmanager
+def init_stream(seed: int, part: int) -> Iterator[None]:
+    """torch's global CPU generator on the `init` stream: weights are drawn there, the same for
+    every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(world.number(seed, "init", part))
+        yield
+
+
+def prepare(cfg: DictConfig, door: Callable) -> Bench:
+    """Join the world, load the data, fit the preprocessing on the training split only."""
+    device = world.join(cfg.device, cfg.threads)
+    splits = door(cfg.data)
+    preprocess = door(cfg.preprocess)(splits.train.x, splits.max_value).to(device)
+    return Bench(cfg, door, device, splits.to(device), preprocess)
+
+
+def train(
+    cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """One run from the recipe to the closing table. Returns what summary.json holds."""
+    with rundir.held(directory, spine.digest(OmegaConf.to_container(cfg, resolve=True))) as status:
+        durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        show = Show(quiet=cfg.quiet)
+        show.recipe(*words.recipe(cfg, choices))
+        bench = prepare(cfg, door)
+        trainer = bench.fresh()
+        show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
+        verdicts = preflight(bench, directory, show)
+        return fit_and_close(bench, trainer, directory, show, verdicts, status)
+
+
+def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
+    """Run the checks of `preflight`, or read what an earlier start of the same run found."""
+    nodes = bench.cfg.preflight.get("checks") or {}
+    if not nodes:
+        return []
+    from trainlab.checks import Verdict, run_checks  # a room: only for runs that ask for it
+
+    path = directory / "verdicts.json"
+    if path.exists():
+        verdicts = [Verdict(**v) for v in json.loads(path.read_text())]
+        show.verdicts(verdicts)
+        return verdicts
+    begun = time.monotonic()
+    verdicts = run_checks({name: bench.door(node) for name, node in nodes.items()}, bench.fresh)
+    show.verdicts(verdicts, time.monotonic() - begun)
+    durable.write_json(path, [dataclasses.asdict(v) for v in verdicts])
+    for verdict in verdicts:
+        if verdict.stops or (verdict.status == "FAIL" and bench.cfg.preflight.on_fail == "stop"):
+            raise ConfigError(
+                f"preflight {verdict.name}: {verdict.saw}, expected {verdict.expected}; "
+                f"{verdict.advice}"
+            )
+    return verdicts
+
+
+def fit_and_close(
+    bench: Bench,
+    trainer: Trainer,
+    directory: Path,
+    show: Show,
+    verdicts: list[Any],
+    status: Callable,
+) -> dict[str, Any]:
+    """Train from where the run stands, then evaluate the best weights: test exactly once, with
+    them."""
+    cfg = bench.cfg
+    world.seed_everything(cfg.seed, "dropout")
+    keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds)
+    keep = 0
+    if cfg.resume is not None:
+        keep, notes = keeper.resume(trainer, set(cfg.resume_allow))
+        for note in notes:
+            show.note(note)
+    with ExitStack() as stack:
+        log = keeper.log = stack.enter_context(Log(directory, keep))
+        if keep == 0:
+            log.text("recipe", words.card(cfg))
+        stop = stack.enter_context(rundir.signals())
+        watch = Watch(
+            rows=partial(write_rows, bench, trainer, log, show),
+            probe=probes(bench, log),
+            save=keeper.save,
+            after=partial(keeper.after, stop),
+        )
+        show.start(trainer.at, trainer.steps)
+        stack.callback(show.stop)
+        trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
+        show.stop()
+        summary = close(bench, trainer, log) | {
+            "verdicts": {v.name: v.status for v in verdicts},
+            "seconds": keeper.elapsed(),
+            "resumes": keeper.resumes,
+            "directory": str(directory),
+        }
+        durable.write_json(directory / "summary.json", summary)
+        status("finished", trainer.at)
+    show.closing(summary["results"], summary["best_step"], verdicts, directory)
+    return summary
+
+
+def facts(bench: Bench) -> dict[str, Any]:
+    """What a checkpoint holds beside the Trainer's state, so that nothing else is needed to use
+    it."""
+    return {
+        "trainlab": __version__,
+        "config": OmegaConf.to_container(bench.cfg, resolve=True),
+        "data": bench.splits.digest(),
+        "environment": world.environment(bench.device),
+        "preprocess": {name: t.tolist() for name, t in bench.preprocess.state().items()},
+        "shape": list(bench.splits.shape),
+        "classes": list(bench.splits.classes),
+    }
+
+
+def cadences(cfg: DictConfig, per_epoch: int) -> Every:
+    """An integer is steps, `2ep` is epochs."""
+
+    def steps(cadence: int | str) -> int:
+        text = str(cadence)
+        return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
+
+    return Every(*(steps(cfg[name].every) for name in ("log", "evaluate", "probe", "checkpoint")))
+
+
+def write_rows(
+    bench: Bench, trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
+) -> None:
+    """One row of figures to the log and the screen; dead units are counted whenever the validation
+    split is seen."""
+    row = {tag: float(value) for tag, value in values.items()}
+    show.row(step, row)
+    if "val/loss" in row and "activation" in bench.cfg.probe:
+        from trainlab.probes.activation import dead
+
+        row |= {
+            f"activation_dead/{layer}": share
+            for layer, share in dead(trainer.model, trainer.validation).items()
+        }
+    log.scalars(step, row)
+
+
+def probes(
+    bench: Bench, log: Log
+) -> Callable[[Trainer, Tensor, Tensor], AbstractContextManager] | None:
+    """What looks at a step from both sides, or None when nothing does."""
+    asked = {name: bench.door(node) for name, node in bench.cfg.probe.items() if name != "every"}
+    if not asked:
+        return None
+    from trainlab.taps import measure, watching
+
+    @contextmanager
+    def looking(trainer: Trainer, x: Tensor, y: Tensor):
+        with watching(trainer.model, trainer.objective, x, y) as sight:
+            yield
+        scalars, histograms = measure(sight, asked)
+        log.scalars(trainer.at, scalars)
+        for tag, (counts, low, high) in histograms.items():
+            log.histogram(trainer.at, tag, counts, low, high)
+
+    return looking
+
+
+def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
+    """The best weights on the three splits. The test split is seen here and nowhere else."""
+    if trainer.best:
+        trainer.model.load_state_dict(trainer.best)
+    results = bench.scores(trainer)
+    log.scalars(
+        trainer.at,
+        {
+            f"best/{split}_{key}": v
+            for split, values in results.items()
+            for key, v in values.items()
+        },
+    )
+    log.sync()
+    return {
+        "results": results,
+        "best_step": trainer.best_at(),
+        "steps": trainer.at,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "weights_sha256": checkpoint.digest(trainer.model.state_dict()),
+        "config_digest": spine.digest(OmegaConf.to_container(bench.cfg, resolve=True)),
+        "environment": world.environment(bench.device),
+    }

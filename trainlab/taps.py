@@ -1,0 +1,232 @@
+"""The only file that sees inside a forward pass: activations, their gradients, one step's update.
+
+Nothing here changes what it watches: a look is an extra eager pass after which parameters,
+gradients, buffers, modes and random streams are, bit for bit, what they were. B batch, R runs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# torch's own name of a call, without a closing "_" -> the name of the layer. An elementwise function
+# of our own is seen as one call if it goes through torch.overrides and has its name here.
+ACTIVATIONS = {
+    name: name
+    for name in (
+        "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu "
+        "relu relu6 rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold"
+    ).split()
+} | {"log_sigmoid": "logsigmoid", "special_expit": "sigmoid"}
+
+
+@dataclass
+class Layer:
+    """One activation call, or the output of the model (then `function` is None)."""
+
+    name: str  # 01.relu, 02.relu, 03.logits: in the order of the calls
+    function: Callable[..., Tensor] | None
+    args: tuple[Any, ...]  # what followed the input
+    kwargs: dict[str, Any]
+    x: Tensor  # the input (B, ...), detached, as it was before the call
+    out: Tensor  # the output (B, ...), in the graph
+    grad: Tensor | None = None  # d objective / d out
+
+    def again(self, x: Tensor) -> Tensor:
+        """The same function of another input; rrelu in its evaluation form."""
+        kwargs = self.kwargs | {"training": False} if "training" in self.kwargs else self.kwargs
+        return self.function(x, *self.args, **kwargs)
+
+
+@dataclass
+class Sight:
+    """What was seen round one step. Keys are `NN.name`, in the order of `model.parameters()`."""
+
+    layers: list[Layer]
+    params: dict[str, Tensor]  # copies from before the step
+    grads: dict[str, Tensor]  # d objective / d parameter, before clipping; those without are left out
+    updates: dict[str, Tensor]  # after - before; empty until the step is done
+
+
+class Histogram(NamedTuple):
+    """Counts (64,) over equal bins between the 0-d `low` and `high`. Where an element was not
+    finite, `low` or `high` is not, and the counts mean nothing."""
+
+    counts: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every torch call of the enclosed code, and none that torch makes inside of one."""
+
+    def __init__(self, layers: list[Layer]):
+        super().__init__()
+        self.layers = layers
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = ACTIVATIONS.get(getattr(function, "__name__", "").strip("_"))
+        if name is None:
+            return function(*args, **kwargs)
+        x, *rest = args or (kwargs.pop("input"),)
+        if name == "rrelu":  # by name, so that `Layer.again` can leave out the randomness
+            kwargs |= zip(("lower", "upper", "training"), rest, strict=False)
+            rest = []
+        copy = x.clone()
+        out = function(copy, *rest, **kwargs)
+        # The model goes on with a copy: a later in-place change would corrupt value and gradient.
+        if out is copy:  # an in-place call: whoever holds x must see the result in it
+            seen, handed = x.detach().clone(), x.copy_(out)
+        else:
+            seen, handed = copy.detach(), out.clone()
+        self.layers.append(Layer(name, function, tuple(rest), kwargs, seen, out))
+        return handed
+
+
+@contextmanager
+def taps(model: nn.Module) -> Iterator[list[Layer]]:
+    """Record the elementwise activations called inside, in their order, and the output of `model`.
+
+    Functional, in-place, tensor-method, module and shared activations are seen; the model computes
+    what it would compute alone. Names get their numbers when the context ends. Under vmap, enter it
+    inside the mapped function and return what is wanted.
+    """
+    layers: list[Layer] = []
+
+    def output(module, args, out):
+        if isinstance(out, Tensor):
+            layers.append(Layer("logits", None, (), {}, out.detach(), out))
+            return out.clone()
+        return None
+
+    hook = model.register_forward_hook(output)
+    try:
+        with _Recorder(layers):
+            yield layers
+    finally:
+        hook.remove()
+        for layer, name in zip(layers, numbered([layer.name for layer in layers]), strict=True):
+            layer.name = name
+
+
+def numbered(names: list[str]) -> list[str]:
+    """[a, b] -> [01.a, 02.b], padded so that sorting keeps the order."""
+    width = max(2, len(str(len(names))))
+    return [f"{index:0{width}}.{name}" for index, name in enumerate(names, 1)]
+
+
+def eager(model: nn.Module) -> nn.Module:
+    """The module behind `torch.compile`, which has the same parameters; others as they are."""
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Buffers and random streams, also the model's own, are afterwards what they were before."""
+    modules = list(model.modules())
+    buffers = [
+        (m, name, b, b.clone()) for m in modules for name, b in m._buffers.items() if b is not None
+    ]
+    states = [(g, g.get_state()) for m in modules for g in _generators(m)]
+    with same_streams():
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
+            with torch.no_grad():
+                for module, name, buffer, value in buffers:
+                    setattr(module, name, buffer.copy_(value))
+
+
+def same_streams() -> AbstractContextManager[None]:
+    """torch's global random streams, of the CPU and of CUDA if in use, go on as if untouched."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return torch.random.fork_rng(devices)
+
+
+def _generators(module: nn.Module) -> list[torch.Generator]:
+    """Those that the module holds itself, or in a list."""
+    held = [v for v in vars(module).values() if isinstance(v, list | torch.Generator)]
+    flat = [g for v in held for g in (v if isinstance(v, list) else [v])]
+    return [g for g in flat if isinstance(g, torch.Generator)]
+
+
+def look(model: nn.Module, objective: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Sight:
+    """One extra pass over x (B, ...), y (B,) in the model's present mode, with the dropout masks of
+    the step to come.
+
+    `objective(logits, y)` is () or (R,). Nothing is left behind: `.grad` is not touched, the graph
+    is freed.
+    """
+    model = eager(model)
+    names = numbered([name for name, _ in model.named_parameters()])
+    params = dict(zip(names, model.parameters(), strict=True))
+    free = {name: p for name, p in params.items() if p.requires_grad}
+    with unmoved(model), torch.enable_grad():
+        with taps(model) as layers:
+            logits = model(x)
+        losses = objective(logits, y)
+        tapped = [layer for layer in layers if layer.out.requires_grad]
+        inputs = [layer.out for layer in tapped] + list(free.values())
+        grads = torch.autograd.grad(losses, inputs, torch.ones_like(losses), allow_unused=True)
+    for layer, grad in zip(tapped, grads, strict=False):
+        layer.grad = grad
+    for layer in layers:
+        layer.out = layer.out.detach()
+    found = zip(free, grads[len(tapped) :], strict=True)
+    copies = {name: p.detach().clone() for name, p in params.items()}
+    return Sight(layers, copies, {name: grad for name, grad in found if grad is not None}, {})
+
+
+@contextmanager
+def watching(
+    model: nn.Module, objective: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> Iterator[Sight]:
+    """Look, let the body take its step on x (B, ...), y (B,), then fill in the updates."""
+    sight = look(model, objective, x, y)
+    yield sight
+    after = [p.detach() for p in eager(model).parameters()]
+    updates = torch._foreach_sub(after, list(sight.params.values()))
+    sight.updates = dict(zip(sight.params, updates, strict=True))
+
+
+def histogram(values: Tensor, bins: int = 64, most: int = 16384) -> Histogram:
+    """The histogram of at most `most` evenly strided elements."""
+    flat = values.detach().reshape(-1).to(torch.promote_types(values.dtype, torch.float32))
+    flat = flat[:: -(-len(flat) // most)]
+    low, high = flat.aminmax()
+    # histc with limits from the data would make the host wait for them; so the data goes to [0, 1]
+    unit = (flat - low).div_((high - low).clamp_min_(torch.finfo(flat.dtype).tiny))
+    return Histogram(torch.histc(unit, bins, 0, 1), low, high)
+
+
+def measure(
+    sight: Sight, probes: Mapping[str, Callable[[Sight], dict[str, Tensor | Histogram]]]
+) -> tuple[dict[str, float], dict[str, tuple[list[int], float, float]]]:
+    """Run the probes on one sight. One transfer from the device to the host, whatever their number.
+
+    Returns {tag: value} and {tag: (counts (64,), low, high)}.
+    """
+    with torch.no_grad(), same_streams():
+        seen = {tag: value for probe in probes.values() for tag, value in probe(sight).items()}
+        singles: list[Tensor] = []
+        counts: list[Tensor] = []
+        for value in seen.values():
+            singles += value[1:] if isinstance(value, Histogram) else [value]
+            counts += value[:1] if isinstance(value, Histogram) else []
+        host = torch.cat([torch.stack(singles), *counts]).tolist() if singles else []
+    single, count = iter(host[: len(singles)]), iter(host[len(singles) :])
+    scalars, histograms = {}, {}
+    for tag, value in seen.items():
+        if isinstance(value, Histogram):
+            bins = [int(next(count)) for _ in range(len(value.counts))]
+            histograms[tag] = bins, next(single), next(single)
+        else:
+            scalars[tag] = next(single)
+    return scalars, histograms
