@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+
+from trainlab import stack as stacks
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.preprocess import standardize
 from trainlab.data.splits import Split
-
-from trainlab import stack as stacks
 from trainlab.nn import norm
 from trainlab.nn.mlp import mlp
 from trainlab.optim import penalty

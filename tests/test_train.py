@@ -1,10 +1,10 @@
 """The Trainer: what it records, remembers and refuses."""
 
-
 import pytest
 import torch
 from torch import nn
 
+from trainlab import checkpoint
 from trainlab.errors import CheckpointError, NonFiniteError
 from trainlab.train import Every, Trainer, Watch, evaluating
 
@@ -29,7 +29,12 @@ def trainer_of(lr=0.1, steps=12, norm=False, optimizer=torch.optim.Adam, **kwarg
     model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(8, 2))
     kwargs = {"validation": batches_of(seed=1)} | kwargs
     return Trainer(
-        model, nn.functional.cross_entropy, optimizer(model.parameters(), lr=lr), batches_of(), steps, **kwargs
+        model,
+        nn.functional.cross_entropy,
+        optimizer(model.parameters(), lr=lr),
+        batches_of(),
+        steps,
+        **kwargs,
     )
 
 
@@ -68,7 +73,10 @@ def test_the_best_weights_are_those_of_the_best_validation():
     seen = {}
 
     def rows(step, values):
-        seen[step] = float(values["val/loss"]), {k: t.clone() for k, t in trainer.model.state_dict().items()}
+        seen[step] = (
+            float(values["val/loss"]),
+            {k: t.clone() for k, t in trainer.model.state_dict().items()},
+        )
 
     trainer.fit(Every(log=0, evaluate=3), Watch(rows=rows))
     best = min(seen, key=lambda step: seen[step][0])
@@ -103,7 +111,7 @@ def test_weights_that_are_not_finite_are_never_saved():
     with torch.no_grad():
         next(iter(trainer.params)).view(-1)[0] = float("inf")
     with pytest.raises(NonFiniteError):
-        trainer.state()
+        checkpoint.state_of(trainer)
 
 
 def test_no_transfer_in_the_hot_loop(monkeypatch):
@@ -138,23 +146,25 @@ def test_state_and_restore_are_inverse_in_the_middle_of_an_interval(optimizer):
 
     with pytest.raises(Enough):
         half.fit(Every(log=6, evaluate=4), Watch(after=after))
-    tensors, numbers = half.state()
+    tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
     again = trainer_of(steps=20, norm=True, optimizer=optimizer)
-    again.restore(tensors, half.best, numbers)
+    checkpoint.restore(again, tensors, half.best, numbers)
     later = fit(again, log=6, evaluate=4)
     assert [step for step, _ in later] == [12, 16, 18, 20]
     assert later == rows[-4:]
-    for mine, theirs in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+    for mine, theirs in zip(
+        again.model.state_dict().values(), whole.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(mine, theirs)
     for mine, theirs in zip(again.best.values(), whole.best.values(), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_restore_refuses_another_architecture():
-    tensors, numbers = trainer_of(norm=True).state()
+    tensors, numbers = checkpoint.state_of(trainer_of(norm=True))
     with pytest.raises(CheckpointError, match="the model has"):
-        trainer_of().restore(tensors, {}, numbers)
+        checkpoint.restore(trainer_of(), tensors, {}, numbers)
 
 
 def test_evaluation_leaves_every_modules_own_mode():
@@ -171,7 +181,7 @@ def test_the_closure_serves_lbfgs():
     trainer = trainer_of(steps=5, lr=1.0, optimizer=torch.optim.LBFGS)
     trainer.batches = lambda step: batches_of()(0)  # always the same batch
     first, *_, last = [float(v["train/loss"]) for _, v in fit(trainer, log=1)]
-    assert first == pytest.approx(0.75, abs=0.2)  # before the first update, though it evaluates many times
+    assert first == pytest.approx(
+        0.75, abs=0.2
+    )  # before the first update, though it evaluates many times
     assert last < 0.01
-
-

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from trainlab import durable
 from trainlab.errors import CheckpointError
+from trainlab.train import Trainer
 
 FORMAT = 1
 KEPT = 2
@@ -168,3 +170,79 @@ def _let_go(folder: Path) -> None:
         (p for p in folder.iterdir() if p.name not in wanted), key=lambda p: p.suffix != ".json"
     )
     durable.remove(doomed)
+
+
+def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything of a Trainer that changes while it trains, as (tensors, JSON-ready numbers); its
+    best weights are `trainer.best`.
+
+    Raises NonFiniteError when a loss or weight is not finite, so that bad weights are never saved.
+    """
+    trainer.recorded()
+    model = trainer.model.state_dict()
+    if not all(bool(t.isfinite().all()) for t in model.values()):
+        trainer.diverged(trainer.at, "nan in the weights")
+    tensors = {f"model.{name}": t for name, t in model.items()}
+    optimizer = trainer.optimizer.state_dict()
+    numbers: dict[str, Any] = {}
+    for index, entries in optimizer["state"].items():
+        for name, value in entries.items():
+            kind = tensors if isinstance(value, Tensor) else numbers
+            kind[f"optimizer.{index}.{name}"] = value
+    losses, correct, sizes = zip(*trainer.record, strict=True) if trainer.record else ((), (), ())
+    if sizes:
+        tensors |= {"record.loss": torch.stack(losses), "record.correct": torch.stack(correct)}
+    if trainer.best_value is not None:
+        tensors |= {"best.value": trainer.best_value, "best.step": trainer.best_step}
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer["param_groups"]]
+    return tensors, {
+        "at": trainer.at,
+        "groups": groups,
+        "optimizer": numbers,
+        "record_sizes": list(sizes),
+    }
+
+
+def restore(
+    trainer: Trainer, tensors: dict[str, Tensor], best: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    """The inverse of `state_of`: CheckpointError when a weight is missing, extra or of another
+    shape, KeyError when anything else is missing."""
+    device = trainer.params[0].device
+    own = trainer.model.state_dict()
+    saved = {name[6:]: t for name, t in tensors.items() if name.startswith("model.")}
+    _same_shapes(own, saved)
+    if "best.value" in tensors:
+        _same_shapes(own, best)
+    trainer.model.load_state_dict(saved)
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in (tensors | numbers["optimizer"]).items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            entries.setdefault(int(index), {})[key] = value
+    groups = [  # JSON has no tuples: betas
+        {key: tuple(v) if isinstance(v, list) else v for key, v in group.items()}
+        | {"params": now["params"]}
+        for group, now in zip(
+            numbers["groups"], trainer.optimizer.state_dict()["param_groups"], strict=True
+        )
+    ]
+    trainer.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    if numbers["record_sizes"]:
+        columns = (tensors[f"record.{name}"].to(device).unbind() for name in ("loss", "correct"))
+        trainer.record = list(zip(*columns, numbers["record_sizes"], strict=True))
+    trainer.best = {name: t.to(device) for name, t in best.items()}
+    trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
+    trainer.at = numbers["at"]
+
+
+def _same_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    for name in sorted(own.keys() | saved.keys()):
+        here, there = (
+            f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing"
+            for s in (own, saved)
+        )
+        if here != there:
+            raise CheckpointError(
+                f"{name}: the model has {here}, the checkpoint {there}; resume with the same recipe"
+            )

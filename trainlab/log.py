@@ -1,4 +1,4 @@
-"""metrics.jsonl (the truth) and TensorBoard events (derived from its rows): the only file with event files.
+"""metrics.jsonl (the truth) and TensorBoard events, derived from its rows and written only here.
 
 A row is one line of JSON, without a clock, so that it is bit-identical after a resume:
     {"step": 50, "train/loss": 0.31, "activation_std/01.relu": 0.82, ...}       scalars of one step
@@ -25,7 +25,6 @@ from trainlab import durable
 from trainlab.errors import CheckpointError
 
 Row = dict[str, Any]
-BLOCK = 64  # bytes
 BLOCK = 64  # bytes
 
 # category -> chart -> a pattern of tags, matched from their beginning; every layer is one curve
@@ -65,14 +64,16 @@ def rows(path: Path) -> Iterator[Row]:
                 try:
                     yield json.loads(line)
                 except ValueError as error:
-                    raise CheckpointError(f"{path}: line {number} is not JSON ({error}); start a new run") from error
+                    raise CheckpointError(
+                        f"{path}: line {number} is not JSON ({error}); start a new run"
+                    ) from error
 
 
 class Log:
-    """Writes one run's rows; a context manager. Raises MachineError, naming the file, when a write fails.
+    """Writes one run's rows; a context manager. Raises MachineError, naming the file, when it cannot.
 
-    On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made anew from them, so
-    that nothing is doubled. Raises CheckpointError when the file has fewer.
+    On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made anew
+    from them, so that nothing is doubled. Raises CheckpointError when the file has fewer.
     """
 
     def __init__(self, directory: Path, keep: int | None = None):
@@ -83,14 +84,12 @@ class Log:
             keep = data.rfind(b"\n") + 1
         if len(data) < keep or data[:keep][-1:] not in (b"", b"\n"):
             raise CheckpointError(
-                f"{self.path}: has {len(data)} bytes, the checkpoint was made with {keep} bytes of whole rows; "
-                "the file was changed since, so start a new run"
+                f"{self.path}: has {len(data)} bytes, the checkpoint was made with {keep} bytes of "
+                "whole rows; the file was changed since, so start a new run"
             )
-        try:
-            self.file: IO[bytes] = open(self.path, "ab")
+        with _naming(self.path):
+            self.file: IO[bytes] = open(self.path, "ab")  # noqa: SIM115
             self.file.truncate(keep)
-        except OSError as error:
-            raise durable.unwritable(self.path, error) from error
         durable.remove(sorted(Path(directory).glob("events.out.tfevents.*")))
         for row in rows(self.path):
             self.events.write(row)
@@ -103,56 +102,52 @@ class Log:
         self.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One row, and one event, with every {tag: value}."""
+        """One row with every {tag: value}."""
         self._write({"step": step} | {tag: _plain(value) for tag, value in values.items()})
-        self._flush()
+        with _naming(self.path):
+            self.file.flush()
 
-    def histogram(self, step: int, tag: str, counts: Sequence[int], low: float, high: float) -> None:
-        """`counts` over equal bins between `low` and `high`."""
-        self._write({"step": step, "histogram": tag, "low": _plain(low), "high": _plain(high), "counts": list(counts)})
+    def histogram(
+        self, step: int, tag: str, counts: Sequence[int], low: float, high: float
+    ) -> None:
+        """One row with `counts` over equal bins between `low` and `high`."""
+        limits = {"low": _plain(low), "high": _plain(high)}
+        self._write({"step": step, "histogram": tag} | limits | {"counts": list(counts)})
 
     def text(self, tag: str, markdown: str) -> None:
-        """A card in TensorBoard's text tab."""
+        """One row with a card of TensorBoard's text tab."""
         self._write({"text": tag, "markdown": markdown})
 
     def _write(self, row: Row) -> None:
-        try:
-            self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        except OSError as error:
-            raise durable.unwritable(self.path, error) from error
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with _naming(self.path):
+            self.file.write(line)
         self.events.write(row)
-
-    def _flush(self) -> None:
-        try:
-            self.file.flush()
-        except OSError as error:
-            raise durable.unwritable(self.path, error) from error
 
     def sync(self) -> int:
         """Bring metrics.jsonl to the disk; returns its length in bytes."""
-        self._flush()
-        self.events.flush()
-        try:
+        with _naming(self.path):
+            self.file.flush()
             durable.fsync(self.file.fileno())
-        except OSError as error:
-            raise durable.unwritable(self.path, error) from error
+        self.events.flush()
         return self.file.tell()
 
     def close(self) -> None:
         """Close both files; whoever needs the rows on the disk calls `sync` before."""
         try:
-            self._flush()
-            self.events.flush()
+            with _naming(self.path):
+                self.file.close()
         finally:
-            close(self.file)
             self.events.close()
 
 
-def close(file: IO[bytes] | None) -> None:
-    """Close a file whose last flush may have failed: the failure is known by then."""
-    if file is not None:
-        with contextlib.suppress(OSError):
-            file.close()
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a MachineError with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise durable.unwritable(path, error) from error
 
 
 def _plain(value: float) -> float | str:
@@ -163,49 +158,56 @@ def _plain(value: float) -> float | str:
 class Events:
     """One TensorBoard event file, opened (and its formats imported) at the first row.
 
-    What belongs to one step waits for the rest of it, and is one event: half of the cost of an event is its checksum.
+    The rows of one step wait for each other and become one event.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.file: IO[bytes] | None = None
-        self.step, self.values = 0, []
+        self.step = 0
+        self.values: list[Any] = []
 
     def write(self, row: Row) -> None:
-        """Take one row; the event of the step before is written when a new step begins."""
-        if row.get("step", 0) != self.step:
+        """Take one row; a row of another step writes the event of the step before."""
+        step = row.get("step", self.step)
+        if step != self.step:
             self.flush()
-            self.step = row["step"]
+            self.step = step
         self.values += _values(row)
 
     def flush(self) -> None:
         """Write what waits."""
         if not self.values:
             return
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        try:
-            if self.file is None:
-                name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-                self.path = self.directory / name
-                self.file = open(self.path, "xb")
-                self._record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-                self._record(Event(wall_time=time.time(), summary=Summary(value=[_layout()])))
-            self._record(Event(wall_time=time.time(), step=self.step, summary=Summary(value=self.values)))
+        if self.file is None:
+            name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+            self.path = self.directory / f"events.out.tfevents.{name}"
+            with _naming(self.path):
+                self.file = open(self.path, "xb")  # noqa: SIM115
+            self._record(file_version="brain.Event:2")
+            self._record(summary={"value": [_layout()]})
+        self._record(step=self.step, summary={"value": self.values})
+        with _naming(self.path):
             self.file.flush()
-        except OSError as error:
-            raise durable.unwritable(self.path, error) from error
         self.values = []
 
-    def _record(self, event: Any) -> None:
+    def _record(self, **event: Any) -> None:
         """TFRecord: length, its checksum, data, its checksum."""
-        data = event.SerializeToString()
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        data = Event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(data))
-        self.file.write(length + _checksum(length) + data + _checksum(data))
+        with _naming(self.path):
+            self.file.write(length + _checksum(length) + data + _checksum(data))
 
     def close(self) -> None:
-        close(self.file)
+        """Write what waits, and close."""
+        try:
+            self.flush()
+        finally:
+            if self.file is not None:
+                with _naming(self.path):
+                    self.file.close()
 
 
 def _values(row: Row) -> list[Any]:
@@ -215,7 +217,8 @@ def _values(row: Row) -> list[Any]:
     if "text" in row:
         return [_card(row["text"], "text", row["markdown"].encode())]
     if "histogram" not in row:
-        return [Summary.Value(tag=tag, simple_value=float(v)) for tag, v in row.items() if tag != "step"]
+        tags = [tag for tag in row if tag != "step"]
+        return [Summary.Value(tag=tag, simple_value=float(row[tag])) for tag in tags]
     low, high, counts = float(row["low"]), float(row["high"]), row["counts"]
     if not math.isfinite(high - low):
         return []
@@ -228,32 +231,37 @@ def _values(row: Row) -> list[Any]:
 
 def _card(tag: str, plugin: str, content: bytes) -> Any:
     """A value that is a string, shown by `plugin`."""
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
-    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
-    return Summary.Value(tag=tag, metadata=metadata, tensor=TensorProto(dtype="DT_STRING", string_val=[content]))
+    return Summary.Value(
+        tag=tag,
+        metadata={"plugin_data": {"plugin_name": plugin}},
+        tensor={"dtype": "DT_STRING", "string_val": [content]},
+    )
 
 
 def _layout() -> Any:
     """PANELS for TensorBoard's custom scalars."""
-    from tensorboard.plugins.custom_scalar import layout_pb2 as pb
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-    def chart(title: str, pattern: str) -> Any:
-        return pb.Chart(title=title, multiline=pb.MultilineChartContent(tag=[pattern]))
+    def chart(title: str, pattern: str) -> dict[str, Any]:
+        return {"title": title, "multiline": {"tag": [pattern]}}
 
-    categories = [pb.Category(title=t, chart=[chart(*c) for c in charts.items()]) for t, charts in PANELS.items()]
-    layout = pb.Layout(category=categories)
-    return _card("custom_scalars__config__", "custom_scalars", layout.SerializeToString())
+    categories = [
+        {"title": title, "chart": [chart(*item) for item in charts.items()]}
+        for title, charts in PANELS.items()
+    ]
+    content = Layout(category=categories).SerializeToString()
+    return _card("custom_scalars__config__", "custom_scalars", content)
 
 
 @cache
 def _table() -> np.ndarray:
-    """(BLOCK, 256) uint32: what a byte adds to the CRC-32C of a block, by its place in the block and its value."""
+    """(BLOCK, 256) uint32: what a byte adds to the CRC-32C of a block, by its place and value."""
     one = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         one = np.where(one & 1, (one >> 1) ^ np.uint32(0x82F63B78), one >> 1)
-    places = [one]  # the last place first; a byte at the place before it is shifted through once more
+    places = [one]  # the last place first; a byte before it is shifted through once more
     for _ in range(BLOCK - 1):
         places.append(one[places[-1] & 0xFF] ^ (places[-1] >> 8))
     return np.stack(places[::-1])
@@ -265,14 +273,14 @@ def _carry() -> list[list[int]]:
 
 
 def _checksum(data: bytes) -> bytes:
-    """TFRecord's masked CRC-32C of at least 4 bytes; a loop over single bytes takes 10 times longer."""
+    """TFRecord's masked CRC-32C of at least 4 bytes; a loop over bytes takes 10 times longer."""
     blocks = np.zeros(-(-len(data) // BLOCK) * BLOCK, dtype=np.uint8)  # zeros in front add nothing
     message = blocks[-len(data) :]
     message[:] = np.frombuffer(data, dtype=np.uint8)
     message[:4] ^= 0xFF  # the CRC starts with all bits set
-    each = np.bitwise_xor.reduce(_table()[np.arange(BLOCK), blocks.reshape(-1, BLOCK)], axis=1)
+    parts = _table()[np.arange(BLOCK), blocks.reshape(-1, BLOCK)]
     crc, (a, b, c, d) = 0, _carry()
-    for block in each.tolist():
-        crc = block ^ a[crc & 0xFF] ^ b[crc >> 8 & 0xFF] ^ c[crc >> 16 & 0xFF] ^ d[crc >> 24]
+    for part in np.bitwise_xor.reduce(parts, axis=1).tolist():
+        crc = part ^ a[crc & 0xFF] ^ b[crc >> 8 & 0xFF] ^ c[crc >> 16 & 0xFF] ^ d[crc >> 24]
     crc ^= 0xFFFFFFFF
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.errors import CheckpointError, NonFiniteError
+from trainlab.errors import NonFiniteError
 
 
 @dataclass(frozen=True)
@@ -230,85 +230,6 @@ class Trainer:
     def best_at(self) -> int:
         """The step of the best weights; of a stack, the latest of its runs'."""
         return self.at if self.best_step is None else int(self.best_step.max())
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that changes while it trains, as (tensors, JSON-ready numbers); the best
-        weights are `best`.
-
-        Raises NonFiniteError when a loss or weight is not finite, so that bad weights are never
-        saved.
-        """
-        self.recorded()
-        model = self.model.state_dict()
-        if not all(bool(t.isfinite().all()) for t in model.values()):
-            self.diverged(self.at, "nan in the weights")
-        tensors = {f"model.{name}": t for name, t in model.items()}
-        optimizer = self.optimizer.state_dict()
-        numbers: dict[str, Any] = {}
-        for index, entries in optimizer["state"].items():
-            for name, value in entries.items():
-                (tensors if isinstance(value, Tensor) else numbers)[f"optimizer.{index}.{name}"] = (
-                    value
-                )
-        losses, correct, sizes = zip(*self.record, strict=True) if self.record else ((), (), ())
-        if sizes:
-            tensors |= {"record.loss": torch.stack(losses), "record.correct": torch.stack(correct)}
-        if self.best_value is not None:
-            tensors |= {"best.value": self.best_value, "best.step": self.best_step}
-        groups = [
-            {k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]
-        ]
-        return tensors, {
-            "at": self.at,
-            "groups": groups,
-            "optimizer": numbers,
-            "record_sizes": list(sizes),
-        }
-
-    def restore(
-        self, tensors: dict[str, Tensor], best: dict[str, Tensor], numbers: dict[str, Any]
-    ) -> None:
-        """The inverse of `state`, strict both ways: CheckpointError when a name or shape is
-        missing, extra or other."""
-        device = self.params[0].device
-        own = self.model.state_dict()
-        saved = {name[6:]: t for name, t in tensors.items() if name.startswith("model.")}
-        _same_shapes(own, saved)
-        if "best.value" in tensors:
-            _same_shapes(own, best)
-        self.model.load_state_dict(saved)
-        entries: dict[int, dict[str, Any]] = {}
-        for name, value in (tensors | numbers["optimizer"]).items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                entries.setdefault(int(index), {})[key] = value
-        now = self.optimizer.state_dict()["param_groups"]
-        groups = [
-            {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-            | {"params": group["params"]}
-            for saved, group in zip(numbers["groups"], now, strict=True)
-        ]
-        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        if numbers["record_sizes"]:
-            columns = (
-                tensors[f"record.{name}"].to(device).unbind() for name in ("loss", "correct")
-            )
-            self.record = list(zip(*columns, numbers["record_sizes"], strict=True))
-        self.best = {name: t.to(device) for name, t in best.items()}
-        self.best_value, self.best_step = tensors.get("best.value"), tensors.get("best.step")
-        self.at = numbers["at"]
-
-
-def _same_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    for name in sorted(own.keys() | saved.keys()):
-        here, there = (
-            f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing"
-            for s in (own, saved)
-        )
-        if here != there:
-            raise CheckpointError(
-                f"{name}: the model has {here}, the checkpoint {there}; resume with the same recipe"
-            )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainlab.taps import Histogram, Layer, Sight, eager, histogram, taps, unmoved
 
-SATURATED = 0.05  # |f'| below this share of its maximum: tanh beyond |x| = 2.18, sigmoid beyond 4.36
+SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
 _steepest: dict[tuple, Tensor] = {}
 
 

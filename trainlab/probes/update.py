@@ -7,7 +7,7 @@ from trainlab.taps import Sight
 
 
 def update(sight: Sight) -> dict[str, Tensor]:
-    """norm(update) / norm(weight before it), for any optimizer; about 1e-3 is healthy (CS231n notes 3).
+    """norm(update) / norm(weight before it), for any optimizer; 1e-3 is healthy (CS231n notes 3).
 
     Weights with two or more dimensions only: a bias starts at 0. A weight that is 0 has inf, or nan
     if it stays 0.
