@@ -10,14 +10,13 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import finish, start
 
 from trainlab import checkpoint
-from trainlab.__main__ import main
 
 SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15", "evaluate.every=20",
          "log.every=7", "probe.every=25"]  # fmt: skip
@@ -43,29 +42,6 @@ def configuration(seed: int) -> list[str]:
         f"monitor={pick(['val/loss', 'val/accuracy'])}",
         f"seed={seed}",
     ]
-
-
-def start(arguments: list[str], where: Path) -> int:
-    """A forked process that types the command; its output goes to a file. Returns its pid."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.setsid()
-        out = os.open(where / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        code = main(arguments)
-    finally:
-        os._exit(code)
-
-
-def finish(arguments: list[str], where: Path) -> tuple[int, float]:
-    begun = time.monotonic()
-    _, status = os.waitpid(start(arguments, where), 0)
-    return os.waitstatus_to_exitcode(status), time.monotonic() - begun
 
 
 def outcome(run: Path) -> dict[str, str]:
@@ -103,27 +79,31 @@ def killed(recipe: list[str], where: Path, kills: int, seconds: float, rng: rand
         landed += 1
 
 
-def kill_and_compare(seed: int, kills: int, tmp_path: Path) -> int:
-    recipe = configuration(seed)
+def kill_and_compare(seed: int, kills: int, tmp_path: Path) -> None:
+    """Kill runs of one configuration until so many kills have landed; a run may end before one does."""
+    recipe, rng, landed, tries = configuration(seed), random.Random(seed), 0, 0
     expected, seconds = undisturbed(recipe, tmp_path / "whole")
-    seen, landed = killed(recipe, tmp_path / "killed", kills, seconds, random.Random(seed))
-    assert seen == expected, recipe
-    return landed
+    while landed < kills:
+        tries += 1
+        assert tries < 20, "the kills come too late"
+        seen, hits = killed(recipe, tmp_path / f"killed{tries}", kills - landed, seconds, rng)
+        landed += hits
+        assert seen == expected, recipe
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_and_resumed_runs_end_in_the_same_bits(seed, tmp_path):
-    assert kill_and_compare(seed, 4, tmp_path) >= 1
+    kill_and_compare(seed, 4, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_a_hundred_kills_over_twenty_configurations(seed, tmp_path):
-    assert kill_and_compare(seed, 5, tmp_path) == 5
+    kill_and_compare(seed, 5, tmp_path)
 
 
 RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "optim=adam", "optim.lr=0.01",
-                  "schedule=cosine", "max_steps=100", "seed=7"]  # fmt: skip
+                  "schedule=cosine", "seed=7"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +121,7 @@ def interrupted(tmp_path_factory):
         run = stopped / str(attempt)
         if os.waitstatus_to_exitcode(status) == 143 and (run / "checkpoints").exists():
             found, _ = checkpoint.newest(run / "checkpoints")
-            if 25 < found.step < 90 and found.step % 7 and found.best:
+            if 25 < found.step < 140 and found.step % 7 and found.best:
                 return run, expected
     pytest.fail("no SIGTERM hit the middle of the run")
 

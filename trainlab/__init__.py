@@ -1,4 +1,4 @@
-"""trainlab: train a network, watch it, judge it. The same bench from the command line and from Python."""
+"""trainlab: train a network, watch it, judge it. From the command line and from Python."""
 
 from typing import Any
 

@@ -4,6 +4,7 @@
 compose three times; its parts are called here instead, once each.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -17,8 +18,14 @@ from typing import Any
 
 from trainlab import __version__
 from trainlab.errors import (
-    BusyError, CheckpointError, ConfigError, MachineError, Stopped, TrainlabError, one_line,
-)  # fmt: skip
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    MachineError,
+    Stopped,
+    TrainlabError,
+    one_line,
+)
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -33,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("trainlab: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader left, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         return report(error)
 
@@ -86,9 +96,6 @@ def _asked(argv: Sequence[str]) -> int:
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
 
-# ---- one run
-
-
 def single(asked: Any) -> tuple[Any, Path]:
     """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
     from hydra._internal.callbacks import Callbacks
@@ -100,7 +107,7 @@ def single(asked: Any) -> tuple[Any, Path]:
     cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
     if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
-        cfg.hydra.output_subdir = f".hydra/resume-{again:02d}"
+        cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
     return result.return_value, directory
@@ -120,6 +127,7 @@ def job(cfg: Any) -> Any:
         if ".." in directory.parts:
             directory = directory.resolve()
         picked = OmegaConf.to_container(hydra.runtime.choices)
+        picked["probe"] = [word for word in cfg.probe if word != "every"]
         OmegaConf.resolve(cfg)
         door = Door(cfg.trust)
         story = door(cfg.task)
@@ -137,17 +145,19 @@ def folder(asked: Any) -> Path:
         cfg.resume = _unfinished(cfg, Path(given) if given else None)
     if cfg.resume is not None:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
-            raise ConfigError(f"hydra.run.dir = {given}: a run is resumed in its own folder; drop it")
+            raise ConfigError(f"hydra.run.dir = {given}: a run goes on in its own folder; drop it")
         return Path(cfg.resume)
     if given is None:
         return rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{name(asked)}")
     directory = Path(given)
     if (directory / "metrics.jsonl").exists():
-        raise BusyError(f"hydra.run.dir = {given}: holds a run; go on with resume={given}, or choose another")
+        raise BusyError(f"hydra.run.dir = {given}: holds a run; choose another, or resume={given}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"hydra.run.dir = {given}: cannot be made ({error.strerror}); choose another") from error
+        raise MachineError(
+            f"hydra.run.dir = {given}: cannot be made ({error.strerror}); choose another"
+        ) from error
     return directory
 
 
@@ -161,14 +171,11 @@ def name(asked: Any) -> str:
     return f"{','.join(parts)[:100].rstrip(',') or 'defaults'}_s{asked.cfg.seed}"
 
 
-# ---- resume
-
-
 def with_saved(typed: Sequence[str]) -> list[str]:
     """With resume=DIR: the overrides that run was started with, and the typed ones over them."""
     import yaml
 
-    where = next((arg.removeprefix("resume=") for arg in typed if arg.startswith("resume=")), "null")
+    where = dict(arg.partition("=")[::2] for arg in typed).get("resume", "null")
     if where in ("", "null", "auto"):
         return list(typed)
     directory = Path(where.strip("'\"")).expanduser()
@@ -179,8 +186,8 @@ def with_saved(typed: Sequence[str]) -> list[str]:
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
         raise CheckpointError(f"resume = {where}: no such run; runs here: {names}")
     gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume"}
-    saved = [arg for arg in yaml.safe_load(file.read_text()) or [] if arg.partition("=")[0] not in gone]
-    return saved + list(typed)
+    saved = map(str, yaml.safe_load(file.read_text()) or [])
+    return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
 
 
 def _unfinished(cfg: Any, only: Path | None) -> str | None:
@@ -207,9 +214,6 @@ def _status(path: Path) -> dict[str, Any]:
         return {}
 
 
-# ---- many runs
-
-
 def sweep(asked: Any) -> int:
     """All the runs of -m, one after the other; 8 when some did not finish."""
     from trainlab import rundir
@@ -219,21 +223,22 @@ def sweep(asked: Any) -> int:
     if (directory / "multirun.yaml").exists():
         raise BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
     lines = [o.input_line for o in asked.overrides]
-    if given is None:
-        lines.append(f"hydra.sweep.dir='{directory}'")
+    lines += [] if given else [f"hydra.sweep.dir='{directory}'"]
     if asked.typed("hydra.sweep.subdir") is None:
-        kept = {o.key_or_group: len(o.input_line) for o in asked.overrides if not o.is_hydra_override()}
-        odd = [o.key_or_group for o in asked.overrides if re.search(r"[^\w.,=+-]", o.input_line)]
-        length = sum(size for key, size in kept.items() if key not in odd)
+        ours = [o for o in asked.overrides if not o.is_hydra_override()]
+        odd = [o.key_or_group for o in ours if re.search(r"[^\w.,=+-]", o.input_line)]
+        length = sum(len(o.input_line) for o in ours if o.key_or_group not in odd)
         named = "_${hydra.job.override_dirname}" if 0 < length < 150 else ""
         lines.append(f"hydra.sweep.subdir='${{hydra.job.num}}{named}'")
         lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(odd)}]")
     asked.hydra.multirun("config", job_of_sweep, [*lines, "hydra.mode=MULTIRUN"])
-    states = {path.parent: _status(path / "../status.json") for path in sorted(directory.glob("**/.hydra"))}
-    failed = {run: status for run, status in states.items() if status.get("state") != "finished"}
-    for run, status in failed.items():
-        reason = status.get("reason") or "see error.txt there"
-        print(f"trainlab: error[sweep]: {run}: {status.get('state', 'failed')}: {reason}", file=sys.stderr)
+    failed = 0
+    for path in sorted(directory.glob("**/.hydra")):
+        status = _status(path.parent / "status.json")
+        if (state := status.get("state", "failed")) != "finished":
+            reason = status.get("reason") or "see error.txt there"
+            print(f"trainlab: error[sweep]: {path.parent}: {state}: {reason}", file=sys.stderr)
+            failed += 1
     return 8 if failed else 0
 
 
@@ -261,22 +266,16 @@ def job_of_sweep(cfg: Any) -> Any:
     return outcome if isinstance(outcome, dict) else None
 
 
-# ---- what went wrong
-
-
 def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
     mine = known(error)
     text = "".join(traceback.format_exception(error))
-    place = f"traceback in {directory}/error.txt"
+    place = "HYDRA_FULL_ERROR=1 shows the traceback"
     if directory is not None and not isinstance(error, Stopped):
-        try:
+        with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
-        except OSError:
-            place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    else:
-        place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            place = f"traceback in {directory}/error.txt"
+    if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
     if mine is None:
         mine = TrainlabError(f"{type(error).__name__}: {error}; {place}")
@@ -289,7 +288,8 @@ def known(error: BaseException) -> TrainlabError | None:
     if isinstance(error, TrainlabError):
         return error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return MachineError(f"{error.filename or 'disk'}: {error.strerror}; free some space, or choose another hydra.run.dir")
+        where = error.filename or "disk"
+        return MachineError(f"{where}: {error.strerror}; choose another hydra.run.dir")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first = (str(error) or "out of memory").splitlines()[0]
         return MachineError(f"memory: {first}; lower batch_size, or use device=cpu")

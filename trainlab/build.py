@@ -38,12 +38,12 @@ class Door:
 
     def __call__(self, node: Any, **known: Any) -> Any:
         where = "config"
-        if not isinstance(node, dict):
+        if hasattr(node, "_get_full_key"):
             from omegaconf import OmegaConf
 
             where = node._get_full_key(None) or where
             node = OmegaConf.to_container(node, resolve=True)
-        if "_target_" not in node:
+        if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"{where}: has no _target_; name the class or function it stands for")
         self.inspect(node, where)
         return self._build(node, where, known)
@@ -61,12 +61,16 @@ class Door:
                 if not isinstance(node.get("_args_", []), list):
                     raise ConfigError(f"{where}._args_ = {node['_args_']}: must be a list")
                 if not isinstance(node.get("_partial_", False), bool):
-                    raise ConfigError(f"{where}._partial_ = {node['_partial_']}: must be true or false")
+                    raise ConfigError(
+                        f"{where}._partial_ = {node['_partial_']}: must be true or false"
+                    )
             for name, value in node.items():
                 own = name in ("_args_", "_partial_", "_target_") and "_target_" in node
                 if str(name).startswith("_") and not own:
-                    raise ConfigError(f"{where}.{name}: no such key; there are _target_, _args_, _partial_")
-                self.inspect(value, f"{where}.{name}")
+                    raise ConfigError(
+                        f"{where}.{name}: no such key; there are _target_, _args_, _partial_"
+                    )
+                self.inspect(value, f"{where}.{name}".lstrip("."))
 
     def _in(self, name: Any, more: tuple[str, ...] = ()) -> bool:
         """Whether a dotted name lies in an allowed package: torch.nn.x, not torch.nnx."""
@@ -74,7 +78,7 @@ class Door:
 
     def _refused(self, where: str, path: Any) -> ConfigError:
         return ConfigError(
-            f"{where} = {path}: only classes and functions of {', '.join(self.allowed)} may be named; "
+            f"{where} = {path}: must be a class or function of {', '.join(self.allowed)}; "
             "admit a package of your own with trust=[package] on the command line"
         )
 
@@ -88,12 +92,12 @@ class Door:
             return inner
         target = self._find(node["_target_"], f"{where}._target_")
         args, partial = inner.pop("_args_", []), inner.pop("_partial_", False)
-        _fits(target, args, inner, where)
-        made = _Made(target, *args, **inner, **known)
+        keywords = inner | dict(known)
+        _fits(target, args, keywords, where, partial)
+        kind = _Class if isinstance(target, type) else functools.partial
+        made = kind(target, *args, **keywords)
         made.where = where
-        if not partial:
-            return made()
-        return made if isinstance(target, type) else functools.partial(target, *args, **inner, **known)
+        return made if partial else made()
 
     def _find(self, path: str, where: str) -> Any:
         """Walk the path: import the allowed package it starts with, then step by step."""
@@ -117,22 +121,20 @@ class Door:
         if isinstance(found, ModuleType):
             return self._in(found.__name__)
         if isinstance(found, BuiltinFunctionType):
-            owner = getattr(found, "__self__", None)
-            home = found.__module__ or f"torch.{getattr(owner, '__name__', '')}"
-            return self._in(home, C_HOMES)
+            return self._in(f"{found.__module__}.{found.__qualname__}", C_HOMES)
         return isinstance(found, type | FunctionType) and self._in(found.__module__)
 
 
-class _Made(functools.partial):
+class _Class(functools.partial):
     """A partial of a class that turns the class's own refusal of a value into one line."""
-
-    where: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().__call__(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{self.where}: {self.func.__name__}: {error}") from error
+            named = [(k, v) for k, v in self.keywords.items() if str(v) in str(error)]
+            key = f"{self.where}.{named[0][0]} = {named[0][1]}" if named else self.where
+            raise ConfigError(f"{key}: {self.func.__name__}: {error}") from error
 
 
 def _imported(name: str, where: str, path: str) -> ModuleType:
@@ -142,20 +144,21 @@ def _imported(name: str, where: str, path: str) -> ModuleType:
         raise ConfigError(f"{where} = {path}: {error}") from error
 
 
-def _fits(target: Any, args: list[Any], keywords: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError for a keyword or too many arguments that the target does not take."""
+def _fits(target: Any, args: list, keywords: Mapping[str, Any], where: str, partial: bool) -> None:
+    """Raises ConfigError for a keyword that the target does not take, or one that it needs."""
     try:
         signature = inspect.signature(target)
     except ValueError:  # C functions have none
         return
     names = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in names.values()):
-        for keyword in keywords:
+        for keyword, value in keywords.items():
             if keyword not in names:
                 near = difflib.get_close_matches(keyword, names, 1)
-                hint = f"did you mean {where}.{near[0]}?" if near else f"it takes {', '.join(names)}"
-                raise ConfigError(f"{where}.{keyword}: {target.__name__} has no {keyword}; {hint}")
+                hint = f"did you mean {where}.{near[0]}?" if near else f"takes {', '.join(names)}"
+                text = f"{where}.{keyword} = {value}: {target.__name__} has no {keyword}"
+                raise ConfigError(f"{text}; {hint}")
     try:
-        signature.bind_partial(*args, **keywords)
+        (signature.bind_partial if partial else signature.bind)(*args, **keywords)
     except TypeError as error:
         raise ConfigError(f"{where}: {target.__name__}: {error}") from error

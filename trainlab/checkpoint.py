@@ -197,6 +197,7 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer["param_groups"]]
     return tensors, {
         "at": trainer.at,
+        "best_at": trainer.best_at(),
         "groups": groups,
         "optimizer": numbers,
         "record_sizes": list(sizes),
@@ -234,6 +235,8 @@ def restore(
     trainer.best = {name: t.to(device) for name, t in best.items()}
     trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
     trainer.at = numbers["at"]
+    if trainer.best_at() != numbers["best_at"]:
+        raise KeyError("best.step")
 
 
 def _same_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:

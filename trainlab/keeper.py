@@ -1,6 +1,7 @@
 """What survives of a run: saved while it trains, and taken up again bit for bit."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Keeper:
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
 
-    def resume(self, trainer: Trainer, allowed: set[str]) -> tuple[int, list[str]]:
+    def resume(self, trainer: Trainer, allowed: Sequence[str]) -> tuple[int, list[str]]:
         """Bring the Trainer to the newest whole checkpoint: (bytes of metrics.jsonl it stands on,
         notes to show).
 
@@ -72,16 +73,15 @@ class Keeper:
         if saved is None:
             return 0, notes
         try:
-            notes += self._take_up(saved, trainer, allowed)
+            return saved.facts["metrics_bytes"], notes + self._take_up(saved, trainer, allowed)
         except KeyError as error:
             raise CheckpointError(
                 f"resume = {self.directory}: {error} is missing from the checkpoint of step "
                 f"{saved.step}; remove that checkpoint, or start again without resume"
             ) from error
-        return saved.facts["metrics_bytes"], notes
 
     def _take_up(
-        self, saved: checkpoint.Checkpoint, trainer: Trainer, allowed: set[str]
+        self, saved: checkpoint.Checkpoint, trainer: Trainer, allowed: Sequence[str]
     ) -> list[str]:
         for name in self.facts:
             saved.facts[name]  # all of them must be there, whether this start needs them or not
@@ -98,11 +98,9 @@ class Keeper:
         self.saved_at = saved.step
         self.begun -= saved.facts["elapsed_seconds"]
         self.resumes = saved.facts["resumes"] + 1
-        if trainer.best_at() != saved.facts["best_step"]:
-            raise KeyError("best weights")
         return [*notes, f"resumed at step {saved.step} of {trainer.steps}"]
 
-    def _same(self, saved: dict[str, Any], allowed: set[str]) -> None:
+    def _same(self, saved: dict[str, Any], allowed: Sequence[str]) -> None:
         now, then = spine.flat(self.facts["config"]), spine.flat(saved["config"])
         for key in sorted(now.keys() | then.keys()):
             if now.get(key) != then.get(key) and not spine.harmless(key) and key not in allowed:

@@ -70,10 +70,10 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Log:
-    """Writes one run's rows; a context manager. Raises MachineError, naming the file, when it cannot.
+    """Writes one run's rows; a context manager. MachineError names the file that cannot be written.
 
-    On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made anew
-    from them, so that nothing is doubled. Raises CheckpointError when the file has fewer.
+    On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made
+    anew from them, so that nothing is doubled. Raises CheckpointError when the file has fewer.
     """
 
     def __init__(self, directory: Path, keep: int | None = None):

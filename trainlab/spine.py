@@ -19,7 +19,7 @@ from trainlab.errors import ConfigError
 
 CADENCE, DEVICE = r"[1-9]\d{0,11}(ep)?", r"auto|cpu|cuda(:\d+)?"
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
-SEEDS = 2**32 - 1
+SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
@@ -79,7 +79,7 @@ def key(default: Any, help: str, unit: str = "", **limits: Any) -> Any:
     )
 
 
-def cadence(default: int | str, help: str, harmless: bool = True) -> Any:
+def cadence(default: int | str | None, help: str, harmless: bool = True) -> Any:
     says = "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)"
     return key(default, help, form=CADENCE, says=says, harmless=harmless)
 
@@ -91,9 +91,7 @@ class Penalty:
 
 @dataclass
 class Clip:
-    norm: float | None = key(
-        None, "largest joint L2 norm of the gradients; null: no clipping", gt=0
-    )
+    norm: float | None = key(None, "largest joint L2 norm of the gradients; null: any", gt=0)
 
 
 @dataclass
@@ -113,8 +111,11 @@ class Probe:
 
 @dataclass
 class Checkpoint:
-    every: str = cadence("1ep", "how often the run is saved", harmless=True)
-    seconds: float = key(60.0, "at most so long between two saves", "seconds", gt=0, harmless=True)
+    every: str | None = cadence(None, "saves at fixed steps too; null: only by the clock")
+    seconds: float = key(
+        10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0,
+        harmless=True,
+    )  # fmt: skip
 
 
 @dataclass
@@ -126,17 +127,13 @@ class Preflight:
 class Spine:
     seed: int = key(0, "of weights, order and dropout", ge=0, le=SEEDS)
     device: str = key(
-        "auto", "auto takes a GPU when there is one", form=DEVICE,
-        says="auto, cpu, cuda or cuda:N", harmless=True,
+        "auto", "GPU if there is one", form=DEVICE, says="auto, cpu, cuda or cuda:N", harmless=True
     )  # fmt: skip
-    threads: int = key(1, "CPU threads of torch; other counts give other bits", ge=1, le=1024,
-                       harmless=True)  # fmt: skip
+    threads: int = key(1, "CPU threads; other counts, other bits", ge=1, le=1024, harmless=True)
     epochs: int = key(30, "length of the training", "epochs", ge=1, le=1_000_000, harmless=True)
     max_steps: int | None = key(None, "ends it earlier", "steps", ge=1, harmless=True)
     batch_size: int = key(32, "samples a step", "samples", ge=1, le=2**31)
-    monitor: str = key(
-        "val/loss", "what the best weights are best in", choices=("val/loss", "val/accuracy")
-    )
+    monitor: str = key("val/loss", "what the best weights are best in", choices=MONITORS)
     penalty: Penalty = dataclasses.field(default_factory=Penalty)
     clip: Clip = dataclasses.field(default_factory=Clip)
     log: Log = dataclasses.field(default_factory=Log)
@@ -147,10 +144,7 @@ class Spine:
     quiet: bool = key(False, "print nothing", harmless=True)
     resume: str | None = key(None, "auto, or the folder of a run to go on with", harmless=True)
     resume_allow: list[str] = key([], "keys that may differ from the resumed run", harmless=True)
-    trust: list[str] = key(
-        [], "your own packages that a _target_ may name; command line only", form=PACKAGE,
-        says="the name of a package", harmless=True,
-    )  # fmt: skip
+    trust: list[str] = key([], "your packages a _target_ may name", form=PACKAGE, harmless=True)
 
 
 def _keys(node: type, prefix: str = "") -> dict[str, Key]:
@@ -260,14 +254,7 @@ def _use(name: str, usual: Any) -> str:
 
 def _nearest(name: str, rule: Key, value: Any) -> str:
     """What was probably meant: 1e3 for 1000, 50% for 0.5, 1e for 1e-3, gpu for cuda."""
-    words = {
-        "yes": True,
-        "on": True,
-        "no": False,
-        "off": False,
-        "gpu": "cuda",
-        "val_loss": "val/loss",
-    }
+    words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
     meant: Any = words.get(str(value))
     text = str(value).strip()
     if rule.kind in (int, float):
@@ -289,10 +276,8 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}. Lists and empty dicts are leaves."""
     found = {}
     for name, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
     return found
 
 

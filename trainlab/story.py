@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from trainlab.data.batches import Batches, shuffled
-from trainlab.data.splits import Splits
-from trainlab.log import Log
 
 from trainlab import __version__, checkpoint, durable, rundir, spine, words, world
+from trainlab.data.batches import Batches, shuffled
+from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 from trainlab.keeper import Keeper
+from trainlab.log import Log
 from trainlab.optim import penalty
 from trainlab.show import Show
 from trainlab.train import Every, Trainer, Watch
@@ -116,15 +116,48 @@ def train(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """One run from the recipe to the closing table. Returns what summary.json holds."""
-    with rundir.held(directory, spine.digest(OmegaConf.to_container(cfg, resolve=True))) as status:
+    digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
+    with ExitStack() as stack:
+        status = stack.enter_context(rundir.held(directory, digest))
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
+
         bench = prepare(cfg, door)
         trainer = bench.fresh()
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
         verdicts = preflight(bench, directory, show)
-        return fit_and_close(bench, trainer, directory, show, verdicts, status)
+
+        world.seed_everything(cfg.seed, "dropout")
+        keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds)
+        kept, notes = (0, []) if cfg.resume is None else keeper.resume(trainer, cfg.resume_allow)
+        for note in notes:
+            show.note(note)
+        log = keeper.log = stack.enter_context(Log(directory, kept))
+        if kept == 0:
+            log.text("recipe", words.card(cfg, choices))
+        watch = Watch(
+            rows=partial(write_rows, bench, trainer, log, show),
+            probe=probes(bench, log),
+            save=keeper.save,
+            after=partial(keeper.after, stack.enter_context(rundir.signals())),
+        )
+        show.start(trainer.at, trainer.steps)
+        stack.callback(show.stop)
+        trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
+        show.stop()
+
+        summary = close(bench, trainer, log) | {
+            "config_digest": digest,
+            "verdicts": {v.name: v.status for v in verdicts},
+            "seconds": keeper.elapsed(),
+            "resumes": keeper.resumes,
+            "directory": str(directory),
+        }
+        durable.write_json(directory / "summary.json", summary)
+        status("finished", trainer.at)
+    show.closing(summary["results"], summary["best_step"], verdicts, directory)
+    return summary
 
 
 def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
@@ -152,51 +185,6 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
     return verdicts
 
 
-def fit_and_close(
-    bench: Bench,
-    trainer: Trainer,
-    directory: Path,
-    show: Show,
-    verdicts: list[Any],
-    status: Callable,
-) -> dict[str, Any]:
-    """Train from where the run stands, then evaluate the best weights: test exactly once, with
-    them."""
-    cfg = bench.cfg
-    world.seed_everything(cfg.seed, "dropout")
-    keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds)
-    keep = 0
-    if cfg.resume is not None:
-        keep, notes = keeper.resume(trainer, set(cfg.resume_allow))
-        for note in notes:
-            show.note(note)
-    with ExitStack() as stack:
-        log = keeper.log = stack.enter_context(Log(directory, keep))
-        if keep == 0:
-            log.text("recipe", words.card(cfg))
-        stop = stack.enter_context(rundir.signals())
-        watch = Watch(
-            rows=partial(write_rows, bench, trainer, log, show),
-            probe=probes(bench, log),
-            save=keeper.save,
-            after=partial(keeper.after, stop),
-        )
-        show.start(trainer.at, trainer.steps)
-        stack.callback(show.stop)
-        trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
-        show.stop()
-        summary = close(bench, trainer, log) | {
-            "verdicts": {v.name: v.status for v in verdicts},
-            "seconds": keeper.elapsed(),
-            "resumes": keeper.resumes,
-            "directory": str(directory),
-        }
-        durable.write_json(directory / "summary.json", summary)
-        status("finished", trainer.at)
-    show.closing(summary["results"], summary["best_step"], verdicts, directory)
-    return summary
-
-
 def facts(bench: Bench) -> dict[str, Any]:
     """What a checkpoint holds beside the Trainer's state, so that nothing else is needed to use
     it."""
@@ -214,8 +202,8 @@ def facts(bench: Bench) -> dict[str, Any]:
 def cadences(cfg: DictConfig, per_epoch: int) -> Every:
     """An integer is steps, `2ep` is epochs."""
 
-    def steps(cadence: int | str) -> int:
-        text = str(cadence)
+    def steps(cadence: int | str | None) -> int:
+        text = str(cadence or 0)
         return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
 
     return Every(*(steps(cfg[name].every) for name in ("log", "evaluate", "probe", "checkpoint")))
@@ -279,6 +267,5 @@ def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
         "steps": trainer.at,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "weights_sha256": checkpoint.digest(trainer.model.state_dict()),
-        "config_digest": spine.digest(OmegaConf.to_container(bench.cfg, resolve=True)),
         "environment": world.environment(bench.device),
     }

@@ -1,4 +1,4 @@
-"""The words in conf/: which there are, what was probably meant, and how a recipe is shown."""
+"""The words in conf/: which there are, what was probably meant, how a recipe is shown."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from trainlab import spine
+from trainlab.errors import ConfigError
 
 # edit distance alone does not find these
 SYNONYMS = {
-    "lr": "optim.lr", "learning_rate": "optim.lr", "wd": "optim.weight_decay", "beta": "optim.betas",
-    "weight_decay": "optim.weight_decay", "l2": "penalty.l2", "optimizer": "optim", "opt": "optim",
-    "optimiser": "optim", "scheduler": "schedule", "lr_scheduler": "schedule", "lr_schedule": "schedule",
-    "act": "activation", "activations": "activation", "nonlinearity": "activation",
-    "dropout": "model.dropout", "hidden": "model.widths", "layers": "model.widths",
-    "hidden_size": "model.widths", "width": "model.widths", "units": "model.widths",
-    "filters": "model.channels", "dataset": "data", "network": "model", "net": "model", "arch": "model",
-    "criterion": "loss", "normalization": "norm", "batch_norm": "norm", "initializer": "init",
+    "lr": "optim.lr", "learning_rate": "optim.lr", "wd": "optim.weight_decay",
+    "beta": "optim.betas", "weight_decay": "optim.weight_decay", "l2": "penalty.l2",
+    "optimizer": "optim", "opt": "optim", "optimiser": "optim", "scheduler": "schedule",
+    "lr_scheduler": "schedule", "lr_schedule": "schedule", "act": "activation",
+    "activations": "activation", "nonlinearity": "activation", "dropout": "model.dropout",
+    "hidden": "model.widths", "layers": "model.widths", "hidden_size": "model.widths",
+    "width": "model.widths", "units": "model.widths", "filters": "model.channels",
+    "dataset": "data", "network": "model", "net": "model", "arch": "model", "criterion": "loss",
+    "normalization": "norm", "batch_norm": "norm", "initializer": "init",
     "initialization": "init", "epoch": "epochs", "n_epochs": "epochs", "num_epochs": "epochs",
-    "bs": "batch_size", "batch": "batch_size", "steps": "max_steps", "gpu": "device", "cuda": "device",
-    "clip_norm": "clip.norm", "grad_clip": "clip.norm", "random_seed": "seed", "checks": "preflight",
-    "probes": "probe", "num_threads": "threads", "recipe": "experiment", "transform": "preprocess",
+    "bs": "batch_size", "batch": "batch_size", "steps": "max_steps", "gpu": "device",
+    "cuda": "device", "clip_norm": "clip.norm", "grad_clip": "clip.norm", "random_seed": "seed",
+    "checks": "preflight", "probes": "probe", "num_threads": "threads", "recipe": "experiment",
+    "transform": "preprocess",
 }  # fmt: skip
 INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
 
@@ -99,10 +102,49 @@ def closest(word: str, options: Iterable[str]) -> str | None:
     return same[0] if same else None
 
 
+def no_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
+    """That a group has no such word."""
+    near = closest(str(word), options)
+    hint = f"did you mean {group}={near}?" if near else "see --help"
+    if not near and default != "":
+        hint = f"the default is {spine.plain(default)}"
+    return ConfigError(f"{group} = {spine.plain(word)}: not one of {', '.join(options)}; {hint}")
+
+
+def unknown(
+    key: str,
+    value: Any,
+    leaves: Mapping[str, Any],
+    known: Mapping[str, list[str]],
+    word: Any,
+    more: Path | None = None,
+) -> ConfigError:
+    """What is wrong with a key that does not exist: `leaves` do, `known` are the groups, `word` is
+    the one chosen in the key's group."""
+    group, _, rest = key.partition(".")
+    text = f"{key} = {spine.plain(value)}"
+    if inside := sorted(leaf for leaf in leaves if leaf.startswith(f"{key}.")):
+        return ConfigError(f"{text}: has keys of its own; set {' or '.join(inside)}")
+    if group in known and isinstance(word, str):
+        owners = [other for other in known[group] if key in literals(group, other, more)]
+        if owners:
+            return ConfigError(
+                f"{text}: {group}={word} has no {rest} ({', '.join(owners)}: yes); "
+                f"use {group}={owners[0]}, or drop it"
+            )
+    if key.rpartition(".")[0] in leaves:
+        return ConfigError(f"{text}: {key.rpartition('.')[0]} is one value, without keys")
+    near = closest(key, [*(leaf for leaf in leaves if "._" not in leaf), *known])
+    hint = f"did you mean {near}={spine.plain(value)}?" if near else "see --help"
+    return ConfigError(f"{text}: no such key; {hint}")
+
+
 def help_text() -> str:
     """The page of --help: the words, the keys, six commands worth copying."""
     lines = ["trainlab: train a network and see inside. Settings are key=value.", "", EXAMPLES, ""]
-    lines.append("Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):")
+    lines.append(
+        "Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"
+    )
     chosen = usual()
     for group, options in groups().items():
         marked = chosen.get(group) or "null"
@@ -113,11 +155,14 @@ def help_text() -> str:
     values = spine.flat(spine.defaults())
     for key, rule in spine.SPINE.items():
         unit = f" [{rule.unit}]" if rule.unit else ""
-        lines.append(f"  {f'{key}={spine.plain(values[key])}':<24} {rule.help}{unit}; {rule.allowed()}")
+        lines.append(
+            f"  {f'{key}={spine.plain(values[key])}':<24} {rule.help}{unit}; {rule.allowed()}"
+        )
     lines += [
         "",
-        "Flags: -m (all combinations of a=1,2 b=x,y), --cfg job, --info, --config-dir DIR (words of your own),",
-        "--hydra-help, --version; tab completion: eval \"$(trainlab -sc install=bash)\"",
+        "Flags: -m (all combinations of a=1,2 b=x,y), --cfg job, --info,",
+        "--config-dir DIR (words of your own),",
+        '--hydra-help, --version; tab completion: eval "$(trainlab -sc install=bash)"',
     ]
     return "\n".join(lines)
 
@@ -143,21 +188,33 @@ def recipe(
     return {group: _text(word) for group, word in chosen.items()}, values
 
 
-def card(cfg: Any) -> str:
-    """The recipe as a markdown table, for TensorBoard's text page."""
-    rows = [f"| {key} | {spine.plain(value)} |" for key, value in _settings(cfg, targets=True).items()]
-    return "\n".join(["| key | value |", "|---|---|", *rows])
+def card(cfg: Any, choices: Mapping[str, Any]) -> str:
+    """The recipe as a markdown table, for TensorBoard's text page; what differs is bold."""
+    chosen, values = recipe(cfg, choices)
+    lines = ["| recipe | word | settings |", "|---|---|---|"]
+    shown = {
+        key: f"**{key}={spine.plain(now)}**" if now != usual else f"{key}={spine.plain(now)}"
+        for key, (now, usual) in values.items()
+    }
+    for group, word in {**chosen, "run": ""}.items():
+        inside = [
+            text for key, text in shown.items()
+            if key not in chosen and (key.split(".")[0] if key.split(".")[0] in chosen else "run") == group
+        ]  # fmt: skip
+        bold = word and values[group][0] != values[group][1]
+        lines.append(f"| {group} | {f'**{word}**' if bold else word} | {' '.join(inside)} |")
+    return "\n".join(lines)
 
 
-def _settings(cfg: Any, targets: bool = False) -> dict[str, Any]:
+def _settings(cfg: Any) -> dict[str, Any]:
+    """What decides the run, by dotted key: neither how it was started nor the inside of a part."""
     from omegaconf import OmegaConf
 
-    leaves = spine.flat(OmegaConf.to_container(cfg, resolve=True))
-    hidden = {"_partial_"} if targets else {"_partial_", "_target_"}
     return {
         key: value
-        for key, value in leaves.items()
-        if key.rsplit(".", 1)[-1] not in hidden
+        for key, value in spine.flat(OmegaConf.to_container(cfg, resolve=True)).items()
+        if key.rsplit(".", 1)[-1] not in ("_partial_", "_target_")
+        and key not in ("quiet", "resume", "resume_allow", "trust")
         and (key in spine.SPINE or key.split(".")[0] not in INNER)
     }
 

@@ -17,8 +17,7 @@ Fresh = Callable[[], Trainer]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check saw, what it expected, and what to type. `stops`: training cannot work at all.
-    """
+    """What one check saw, what it expected, what to type. `stops`: training cannot work at all."""
 
     name: str
     status: str  # PASS, WARN, FAIL or SKIPPED
@@ -29,8 +28,7 @@ class Verdict:
 
 
 def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
-    """Run the checks in order. Each starts from the same global random state, which is put back
-    after it.
+    """Run the checks in order; each starts from the same random state, which is put back after it.
 
     A check that raises ends in SKIPPED with the reason, a non-finite loss in FAIL; errors that the
     user can mend (TrainlabError) are raised.
@@ -41,9 +39,7 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
         try:
             verdicts.append(check(fresh))
         except NonFiniteError as error:
-            verdicts.append(
-                Verdict(name, FAIL, str(error), "a finite loss", "lower optim.lr", stops=True)
-            )
+            verdicts.append(Verdict(name, FAIL, str(error), "a finite loss", stops=True))
         except TrainlabError:
             raise
         except Exception as error:  # whatever somebody's model or loss raises must not end the run

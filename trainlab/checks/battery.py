@@ -1,6 +1,7 @@
-"""`trainlab.check`: the checks on anybody's own torch model, without a config. B batch, K classes.
-"""
+"""`trainlab.check`: the checks on anybody's own torch model, without a config. B batch."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,23 +17,10 @@ from trainlab.checks.output_range import output_range
 from trainlab.checks.overfit import overfit
 from trainlab.checks.parameters import parameters
 from trainlab.checks.penalty import penalty
-from trainlab.checks.snapshot import Snapshot, has_state, keep_step, parts
+from trainlab.checks.snapshot import Snapshot, Step
 from trainlab.errors import ConfigError
 from trainlab.train import Trainer, evaluating
 from trainlab.world import random_state, restore_random_state
-
-BATTERY = {
-    each.__name__: each
-    for each in (
-        initial_loss,
-        penalty,
-        parameters,
-        overfit,
-        output_range,
-        input_ignored,
-        accumulation,
-    )
-}
 
 
 def check(
@@ -42,41 +30,56 @@ def check(
     batch: tuple[Tensor, Tensor],
     step: Callable[[Tensor, Tensor], Any] | None = None,
 ) -> list[Verdict]:
-    """The preflight checks on a model of your own: loss(model(x), y) -> scalar, batch = (x (B,
-    ...), y (B,)).
+    """The preflight checks on a model of your own: batch is x (B, ...), y (B,), loss(logits, y) ().
 
-    step(x, y), your own training step, is checked in place of the standard one where it is passed.
-    Model, optimizer, gradients, modes, buffers and random numbers, and what `step` refers to
-    (schedulers, scalers, counters), are bit for bit as before afterwards, also when it is
-    interrupted. Prints nothing. Raises ConfigError for arguments that do not fit.
+    step(x, y) is your own training step, checked in place of the standard one. Model, optimizer,
+    gradients, modes, buffers and random numbers, and what `step` refers to (schedulers, scalers,
+    counters), are bit for bit as before afterwards, also when it is interrupted. Prints nothing.
+    Raises ConfigError for arguments that do not fit.
     """
     _check_arguments(model, loss, optimizer, batch, step)
     x, y = (t.detach().clone() for t in batch)
-    states = [] if step is None else [value for value in parts(step)[2] if has_state(value)]
-    random, initial = random_state(), Snapshot(model, optimizer, loss, *states)
-    around = None if step is None else keep_step(step)
+    random, around = random_state(), None if step is None else Step(step)
+    initial = Snapshot(model, optimizer, loss, *(around.states if around else ()))
+    checks: dict[str, Callable] = {
+        "initial_loss": initial_loss,
+        "penalty": penalty if step is None else _own_penalty,
+        "parameters": parameters,
+        "overfit": overfit,
+        "output_range": output_range,
+        "input_ignored": input_ignored,
+        "accumulation": accumulation,
+    }
 
     def fresh() -> Trainer:
         initial.restore()
         trainer = Trainer(model, loss, optimizer, lambda position: (x.clone(), y.clone()), steps=1)
-        if step is not None:
-            trainer.step = step
+        trainer.step = step or functools.partial(_plain_step, model, loss, optimizer)
         return trainer
 
-    checks = dict(BATTERY)
-    if step is not None:
-        checks["penalty"] = lambda fresh: Verdict(
-            "penalty", SKIPPED, "the step passed in makes its own loss"
-        )
-    try:
-        with torch.enable_grad():
-            _check_batch(model, loss, x, y)
-            return run_checks(checks, fresh)
-    finally:
+    with contextlib.ExitStack() as undo, torch.enable_grad():
+        undo.callback(restore_random_state, *random)
+        undo.callback(initial.restore)
         if around is not None:
-            around.restore()
-        initial.restore()
-        restore_random_state(*random)
+            undo.callback(around.restore)
+        _check_batch(model, loss, x, y)
+        return run_checks(checks, fresh)
+
+
+def _plain_step(model: nn.Module, loss: Callable, optimizer: Any, x: Tensor, y: Tensor) -> None:
+    """The standard step, for targets of any kind."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+
+
+def _own_penalty(fresh: Callable[[], Trainer]) -> Verdict:
+    return Verdict("penalty", SKIPPED, "the step that was passed makes its own loss")
 
 
 def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any) -> None:
@@ -84,28 +87,21 @@ def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: An
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model = {type(model).__name__}: must be a torch.nn.Module")
     if not callable(loss):
-        raise ConfigError(
-            f"loss = {type(loss).__name__}: must be callable, loss(logits, y) -> scalar"
-        )
-    if not hasattr(optimizer, "param_groups"):
-        raise ConfigError(
-            f"optimizer = {type(optimizer).__name__}: must be a torch.optim.Optimizer, not its class"
-        )
+        raise ConfigError(f"loss = {type(loss).__name__}: must be callable, loss(logits, y)")
+    if isinstance(optimizer, type) or not hasattr(optimizer, "param_groups"):
+        raise ConfigError(f"optimizer = {optimizer}: must be an object of a torch.optim class")
     if step is not None and not callable(step):
         raise ConfigError(f"step = {type(step).__name__}: must be callable, step(x, y)")
-    if (
-        not isinstance(batch, tuple | list)
-        or len(batch) != 2
-        or not all(isinstance(t, Tensor) for t in batch)
-    ):
-        raise ConfigError("batch: must be a pair of tensors; pass (x, y), e.g. next(iter(loader))")
+    pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if not pair or not all(isinstance(t, Tensor) for t in batch):
+        raise ConfigError("batch: must be two tensors; pass (x, y), e.g. next(iter(loader))")
     x, y = batch
     if x.dim() < 1 or y.dim() < 1 or len(x) != len(y) or len(x) < 2:
         raise ConfigError(
-            f"batch: x is {tuple(x.shape)} and y {tuple(y.shape)}; both must begin with the same B >= 2"
+            f"batch: x is {tuple(x.shape)}, y {tuple(y.shape)}; both must begin with one B >= 2"
         )
     if not y.is_floating_point() and y.dtype != torch.int64:
-        raise ConfigError(f"batch: y is {y.dtype}; class numbers must be torch.int64, use y.long()")
+        raise ConfigError(f"batch: y is {y.dtype}; class numbers must be torch.int64: y.long()")
 
 
 def _check_batch(
@@ -120,16 +116,12 @@ def _check_batch(
             raise ConfigError(
                 f"model(x) fails for x {tuple(x.shape)} {x.dtype} on {x.device}: {line}"
             ) from error
-        if not no_classes(logits, y) and not (y.min() >= 0 and y.max() < logits.shape[1]):
+        if not no_classes(logits, y) and (y.min() < 0 or y.max() >= logits.shape[1]):
             raise ConfigError(
-                f"batch: y holds {int(y.min())} .. {int(y.max())}, the model has {logits.shape[1]} outputs; "
-                f"class numbers must be 0 .. {logits.shape[1] - 1}"
+                f"batch: y holds {int(y.min())} .. {int(y.max())}, the model has "
+                f"{logits.shape[1]} outputs; class numbers must be 0 .. {logits.shape[1] - 1}"
             )
         value = loss(logits, y)
         if not isinstance(value, Tensor) or value.dim() > 0:
-            seen = (
-                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            )
-            raise ConfigError(
-                f"loss(logits, y) = {seen}: must be a scalar tensor; use reduction='mean'"
-            )
+            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(f"loss(logits, y) = {seen}: must be a 0-d tensor; reduction='mean'")

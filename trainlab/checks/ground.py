@@ -1,5 +1,4 @@
-"""What several checks stand on: images, dropout off, redrawn weights, and what a loss makes of the
-outputs.
+"""What several checks stand on: images, dropout off, redrawn weights, what a loss makes of outputs.
 
 B batch, K classes.
 """
@@ -18,13 +17,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def images(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training images and labels, or fewer where the batches repeat themselves
-    before that.
-    """
+    """The first `count` training images x and labels y, fewer where the same batch comes again."""
     xs, ys = zip(trainer.batches(0), strict=True)
     while sum(map(len, ys)) < count:
         x, y = trainer.batches(len(ys))
-        if any(torch.equal(x, seen) for seen in xs):
+        if any(torch.equal(x.nan_to_num(), seen.nan_to_num()) for seen in xs):
             break
         xs, ys = (*xs, x), (*ys, y)
     return torch.cat(xs)[:count], torch.cat(ys)[:count]
@@ -32,9 +29,7 @@ def images(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def no_dropout(model: nn.Module) -> Iterator[None]:
-    """Train mode, so that batch norm works as in training, with the rate of every dropout module at
-    0.
-    """
+    """Train mode, where batch norm works as in training, with every dropout module's rate at 0."""
     inside = nn.MultiheadAttention | nn.RNNBase  # these keep their rate in `dropout`
     kept = [(m, "p", m.p) for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
     kept += [(m, "dropout", m.dropout) for m in model.modules() if isinstance(m, inside)]
@@ -50,19 +45,16 @@ def no_dropout(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def redraw(model: nn.Module) -> None:
-    """Draw every parameter anew, so that what is still true of the outputs is true whatever the
-    weights.
-    """
+    """Draw every parameter anew: what stays true of the outputs is true whatever the weights."""
     for p in model.parameters():
-        p.normal_(0, 3 / math.sqrt(p[0].numel()) if p.dim() > 1 else 1)
+        if p.is_floating_point():
+            p.normal_(0, 3 / math.sqrt(p[0].numel()) if p.dim() > 1 else 1)
 
 
 def no_classes(logits: Tensor, y: Tensor) -> str:
     """Why these are not logits (B, K) and labels (B,), or nothing."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
-        seen = (
-            f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        )
+        seen = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         return f"the model gives {seen}, not logits (B, K)"
     if y.dtype != torch.int64 or y.shape != logits.shape[:1]:
         return f"y is {y.dtype} of shape {tuple(y.shape)}, not class numbers int64 (B,)"
@@ -74,15 +66,14 @@ def probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all())
 
 
-def takes_softmax(criterion: Criterion, y: Tensor, classes: int) -> bool:
-    """Whether adding a constant to all outputs leaves the loss alone: the mark of a softmax (or
-    margin) inside it.
+def takes_softmax(criterion: Criterion, outputs: Tensor, y: Tensor) -> bool:
+    """Whether adding a constant to all outputs (B, K) leaves the loss alone, as softmax does.
 
     The outputs tried stay within 0 .. 1, where every loss is defined.
     """
-    z = torch.rand(len(y), classes, device=y.device) / 2
+    z = torch.rand_like(outputs) / 2
     here, shifted = criterion(z, y), criterion(z + 0.25, y)
-    return bool((here - shifted).abs() <= 1e-5 * here.abs())
+    return bool((here - shifted).abs() <= max(1e-5, 8 * torch.finfo(z.dtype).eps) * here.abs())
 
 
 def as_outputs(criterion: Criterion, outputs: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
@@ -93,14 +84,13 @@ def as_outputs(criterion: Criterion, outputs: Tensor, y: Tensor) -> Callable[[Te
     """
     if (outputs.logsumexp(-1).abs() < 1e-3).all():
         return lambda logits: logits.log_softmax(-1)
-    if probabilities(outputs) and not takes_softmax(criterion, y, outputs.shape[1]):
+    if probabilities(outputs) and not takes_softmax(criterion, outputs, y):
         return lambda logits: logits.softmax(-1)
     return lambda logits: logits
 
 
 def floor(criterion: Criterion, outputs: Tensor, y: Tensor) -> float:
-    """The least loss that outputs of this kind can reach: the minimum over a of criterion(a *
-    onehot(y), y).
+    """The least loss that such outputs can reach: min over a of criterion(a * onehot(y), y).
 
     0 for cross-entropy, hinge and squared error, 0.50 for label smoothing 0.1 and K = 10; -inf
     where it only falls.
@@ -108,9 +98,6 @@ def floor(criterion: Criterion, outputs: Tensor, y: Tensor) -> float:
     shape = as_outputs(criterion, outputs, y)
     target = functional.one_hot(y, outputs.shape[1]).to(outputs.dtype)
     scales = torch.logspace(-2, 3, 201).tolist()  # a ratio of 1.06: within 1e-3 of the minimum
-    losses = (
-        torch.stack([criterion(shape(a * target), y) for a in scales])
-        .nan_to_num(nan=math.inf)
-        .tolist()
-    )
+    losses = torch.stack([criterion(shape(a * target), y) for a in scales])
+    losses = losses.nan_to_num(nan=math.inf).tolist()
     return -math.inf if losses[-1] < losses[-20] - 1 else min(losses)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,7 @@ EXPECTED = f"loss < {CLOSE:g} above the floor and accuracy 1.00 within {STEPS} s
 
 @dataclass(frozen=True)
 class Fit:
-    """How far one optimizer came: steps taken, loss and accuracy then, and whether that is a pass.
-    """
+    """How far one optimizer came: steps taken, loss and accuracy then, whether that is a pass."""
 
     steps: int
     loss: float
@@ -30,61 +30,43 @@ class Fit:
 
 
 def overfit(fresh: Fresh) -> Verdict:
-    """Full batches of 20 images, first with the user's own optimizer and lr, else with Adam at lr
-    1e-2.
+    """Full batches of 20 images with the user's own optimizer and lr, else with Adam at lr 1e-2.
 
     Dropout, penalty, weight decay and schedule are off. Passing does not prove that the labels are
     right: random ones are learned too.
     """
-    name, trainer = "overfit", fresh()
+    trainer, verdict = fresh(), partial(Verdict, "overfit")
     x, y = images(trainer, IMAGES)
     with torch.no_grad(), no_dropout(trainer.model):
         z = trainer.model(x)
         if reason := no_classes(z, y):
-            return Verdict(name, SKIPPED, reason)
+            return verdict(SKIPPED, reason)
         least = floor(trainer.criterion, z, y)
     if least == -math.inf:
-        return Verdict(
-            name,
-            FAIL,
-            "the loss falls without end as the outputs grow",
-            "a loss with a floor",
-            "it expects log-probabilities: end in log_softmax, or use loss=cross_entropy",
-        )
-    trainer = fresh()
-    started = _loss(trainer, x, y)
-    own = _fit(trainer, x, y, least)
+        advice = "it wants log-probabilities: end in log_softmax, or use loss=cross_entropy"
+        return verdict(FAIL, "the loss falls without end as the outputs grow", "a floor", advice)
     above = f" (floor {least:.3f})" if least > CLOSE else ""
+    own = _fit(fresh(), x, y, least)
     if own.passed:
-        return Verdict(
-            name,
-            PASS,
-            f"{len(y)} images learned in {own.steps} steps: loss {own.loss:.2g}{above}",
-            EXPECTED,
-        )
+        saw = f"{len(y)} images learned in {own.steps} steps, loss {own.loss:.2g}{above}"
+        return verdict(PASS, saw, EXPECTED)
     trainer = fresh()
     adam = torch.optim.Adam(trainer.params, lr=1e-2)
-    reference = _fit(
-        Trainer(trainer.model, trainer.criterion, adam, trainer.batches, STEPS), x, y, least
-    )
+    trainer = Trainer(trainer.model, trainer.criterion, adam, trainer.batches, STEPS)
+    reference = _fit(trainer, x, y, least)
     saw = f"{len(y)} images: {own}{above}; with Adam at lr 0.01 {reference}"
     if reference.passed:
-        return Verdict(name, WARN, saw, EXPECTED, _advice(trainer, own.loss, started))
-    if pair := _conflict(x, y):
-        saw += f"; {pair}"
-    return Verdict(
-        name,
-        FAIL,
-        saw,
-        EXPECTED,
-        "the network, the loss or the data, not the optimizer: try init=he_normal activation=relu norm=batch",
-    )
+        return verdict(WARN, saw, EXPECTED, _remedy(fresh, x, y, least, own, reference))
+    advice = "not the optimizer: the network, the loss or the data; try init=he_normal norm=batch"
+    return verdict(FAIL, saw, EXPECTED, _conflict(x, y) or advice)
 
 
-def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float) -> Fit:
-    """Up to STEPS steps on one batch; the device is asked for a result every EVERY steps only."""
+def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float, factor: float = 1.0) -> Fit:
+    """Up to STEPS steps at `factor` times lr; the device is asked every EVERY steps only."""
     trainer.penalty, trainer.schedule = None, lambda step, steps: 1.0
-    for group in trainer.optimizer.param_groups:
+    trainer.lrs = [lr * factor for lr in trainer.lrs]
+    for group, lr in zip(trainer.optimizer.param_groups, trainer.lrs, strict=True):
+        group["lr"] = lr
         if "weight_decay" in group:
             group["weight_decay"] = 0.0
     fit = Fit(0, math.inf, 0.0, False)
@@ -100,15 +82,12 @@ def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float) -> Fit:
 
 @torch.no_grad()
 def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -> Fit:
-    """As trained; if that is no pass, in evaluation mode, where dropout of every make is off (batch
-    norm stays).
-    """
+    """As trained, or as evaluated but for batch norm, where dropout of every make is off."""
 
     def look() -> Fit:
         z = trainer.model(x)
-        loss, accuracy = torch.stack(
-            [trainer.criterion(z, y), (z.argmax(-1) == y).double().mean()]
-        ).tolist()
+        both = torch.stack([trainer.criterion(z, y), (z.argmax(-1) == y).double().mean()])
+        loss, accuracy = both.tolist()
         return Fit(steps, loss, accuracy, loss < least + CLOSE and accuracy == 1)
 
     if (fit := look()).passed:
@@ -121,19 +100,14 @@ def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -
     return calm if calm.passed else fit
 
 
-@torch.no_grad()
-def _loss(trainer: Trainer, x: Tensor, y: Tensor) -> float:
-    with no_dropout(trainer.model):
-        return float(trainer.criterion(trainer.model(x), y))
-
-
-def _advice(trainer: Trainer, last: float, started: float) -> str:
-    lr = float(trainer.optimizer.param_groups[0]["lr"])
-    if not last < started:  # NaN too
-        return (
-            f"lr too high for this network: try optim.lr={lr / 10:g}, or optim=adam optim.lr=0.01"
-        )
-    return f"slow, not stuck: try optim.lr={lr * 10:g}, or optim=adam optim.lr=0.01"
+def _remedy(fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit) -> str:
+    """What was tried and passed: the user's own optimizer at another lr, else the reference."""
+    for factor in (10, 0.1) if math.isfinite(own.loss) else (0.1,):
+        trainer = fresh()
+        fit = _fit(trainer, x, y, least, factor)
+        if fit.passed:
+            return f"optim.lr={float(trainer.lrs[0]):g} (tried: learned in {fit.steps} steps)"
+    return f"optim=adam optim.lr=0.01 (tried: learned in {reference.steps} steps)"
 
 
 def _conflict(x: Tensor, y: Tensor) -> str:
@@ -143,5 +117,5 @@ def _conflict(x: Tensor, y: Tensor) -> str:
         same = (rows[i + 1 :] == rows[i]).all(1) & (y[i + 1 :] != y[i])
         if same.any():
             j = i + 1 + int(same.nonzero()[0])
-            return f"images {i} and {j} are equal, their labels are {int(y[i])} and {int(y[j])}"
+            return f"images {i} and {j} are equal, with labels {int(y[i])} and {int(y[j])}"
     return ""

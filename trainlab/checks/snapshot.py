@@ -3,20 +3,19 @@
 import functools
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LARGE = 1_000_000  # elements: a tensor in a step function's reach that is larger is taken for data, and not copied
+LARGE = 1_000_000  # elements; a larger tensor that a step function refers to is data: not copied
 
 
 class Snapshot:
-    """What is reachable from some objects through modules, optimizers, whatever has a state_dict,
-    and containers.
+    """All that some objects reach through containers and through whatever has a state_dict.
 
-    Kept are the objects themselves and their contents: tensors (data, .grad, requires_grad),
+    Kept are the objects themselves and what is in them: tensors (data, .grad, requires_grad),
     attributes, items.
     """
 
@@ -72,53 +71,69 @@ class Snapshot:
 
 def has_state(value: Any) -> bool:
     """Models, optimizers, learning-rate schedulers, gradient scalers: objects with a state_dict."""
-    return (
-        hasattr(value, "state_dict") and hasattr(value, "__dict__") and not isinstance(value, type)
-    )
+    both = hasattr(value, "state_dict") and hasattr(value, "__dict__")
+    return both and not isinstance(value, type)
 
 
-def parts(step: Callable) -> tuple[list[dict], Any, list[Any]]:
-    """What a step function refers to: (attribute dicts of its own, its Python function or None, the
-    values).
+class Step:
+    """What a step function refers to, through bound arguments, attributes, closure and globals.
 
-    The values are bound arguments, closure, globals it names, and attributes of the object it is a
-    method of; one level deep, without what is too large to be anything but data.
+    `states` (objects with a state_dict) may be put back between its calls. The rest, which may
+    count the calls, is put back by `restore` only. Functions and objects of the same file are
+    followed.
     """
-    if isinstance(step, functools.partial):
-        spaces, function, values = parts(step.func)
-        return spaces, function, [*step.args, *step.keywords.values(), *values]
-    owner = getattr(step, "__self__", None if inspect.isfunction(step) else step)
-    spaces = [
-        vars(each)
-        for each in (owner, step)
-        if hasattr(each, "__dict__") and not inspect.ismethod(each)
-    ]
-    function = getattr(step, "__func__", step if inspect.isfunction(step) else type(step).__call__)
-    values = [value for space in spaces for value in space.values()]
-    if not inspect.isfunction(function):
-        return spaces, None, values
-    names = inspect.getclosurevars(function)
-    values += [*names.nonlocals.values(), *names.globals.values()]
-    return (
-        spaces,
-        function,
-        [v for v in values if not (isinstance(v, Tensor) and v.numel() > LARGE)],
-    )
 
+    def __init__(self, step: Callable):
+        self.values: list[Any] = []
+        self._names: list[Callable[[], Any]] = []  # undo what rebinds a name
+        self._followed: set[int] = set()
+        self._follow(step)
+        self.states = [value for value in self.values if has_state(value)]
+        self._snapshot = Snapshot(*self.values)
 
-def keep_step(step: Callable) -> Snapshot:
-    """What a step function refers to, and the names that it rebinds (`nonlocal`, `global`,
-    `self.calls += 1`).
-    """
-    spaces, function, values = parts(step)
-    snapshot = Snapshot(*values)
-    for space in spaces:
-        snapshot.undo += [space.clear, functools.partial(space.update, dict(space))]
-    if function is not None:
-        seen = inspect.getclosurevars(function).globals
-        snapshot.undo.append(functools.partial(function.__globals__.update, dict(seen)))
-        for cell in function.__closure__ or ():
-            snapshot.undo.append(
-                functools.partial(setattr, cell, "cell_contents", cell.cell_contents)
-            )
-    return snapshot
+    def restore(self) -> None:
+        """Put everything back, rebound names (nonlocal, global, attributes) included."""
+        self._snapshot.restore()
+        for undo in self._names:
+            undo()
+
+    def _follow(self, step: Any) -> None:
+        if id(step) in self._followed:
+            return
+        self._followed.add(id(step))
+        if isinstance(step, functools.partial):
+            self._refer(step.args, step.func)
+            self._refer(step.keywords.values(), step.func)
+            self._follow(step.func)
+        elif inspect.ismethod(step):
+            self._attributes(step.__self__)
+            self._follow(step.__func__)
+        elif inspect.isfunction(step):
+            self._attributes(step)
+            names = inspect.getclosurevars(step)
+            self._names.append(functools.partial(step.__globals__.update, dict(names.globals)))
+            for name, cell in zip(step.__code__.co_freevars, step.__closure__ or (), strict=True):
+                if name in names.nonlocals:  # not an empty cell
+                    undo = functools.partial(setattr, cell, "cell_contents", cell.cell_contents)
+                    self._names.append(undo)
+            self._refer([*names.nonlocals.values(), *names.globals.values()], step)
+        elif hasattr(step, "__dict__"):
+            self._attributes(step)
+            self._follow(type(step).__call__)
+
+    def _attributes(self, owner: Any) -> None:
+        space = vars(owner)
+        if not isinstance(space, dict):  # a class: its attributes are not ours to set
+            return
+        self._names += [space.clear, functools.partial(space.update, dict(space))]
+        self._refer(space.values(), owner)
+
+    def _refer(self, values: Iterable[Any], origin: Any) -> None:
+        for value in values:
+            value = value.__self__ if inspect.ismethod(value) else value  # e.g. scheduler.step
+            local = getattr(value, "__module__", None) == getattr(origin, "__module__", "")
+            if inspect.isfunction(value) or (local and not has_state(value)):
+                if local and not isinstance(value, type):
+                    self._follow(value)
+            elif not (isinstance(value, Tensor) and value.numel() > LARGE):
+                self.values.append(value)

@@ -1,0 +1,110 @@
+"""Screenshot of TensorBoard's four panels in a headless browser: scripts/screenshot.py LOGDIR OUT.png
+
+Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium.
+Serves on 127.0.0.1 only, on a free port. Prints each chart with the number of its curves.
+"""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+SIZE = (2150, 2260)  # five charts in a row, four panels high
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-sync", "--disable-background-networking", "--disable-component-update",
+    "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}",
+]  # fmt: skip
+# The cards lie in nested shadow roots. Opens each category and each card's list of curves, and gives
+# [title, number of curves] of every card.
+CARDS = """
+const cards = [];
+const walk = (node) => node.querySelectorAll('*').forEach((child) => {
+  const name = child.tagName.toLowerCase();
+  if (name === 'tf-category-paginated-view') child.opened = true;
+  if (name === 'tf-custom-scalar-multi-line-chart-card') cards.push(child);
+  if (child.shadowRoot) walk(child.shadowRoot);
+});
+walk(document);
+return cards.map((card) => {
+  card._matchesListOpened = true;
+  return [card.title, Number((card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/) || [0, 0])[1])];
+});
+"""
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: Path) -> Iterator[str]:
+    """Serve `logdir`; gives the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--logdir", str(logdir)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", *place],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: runs(address), f"{logdir}: TensorBoard shows no run there")
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def runs(address: str) -> bool:
+    """Whether the server is up and has read a run."""
+    try:
+        with urlopen(f"{address}/data/runs", timeout=5) as answer:
+            return answer.read().strip() != b"[]"
+    except OSError:
+        return False
+
+
+def until(done: Callable[[], bool], complaint: str, seconds: float = 60) -> None:
+    """Wait; SystemExit with the complaint when the time is over."""
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise SystemExit(complaint)
+        time.sleep(0.5)
+
+
+def shoot(address: str, out: Path) -> list[tuple[str, int]]:
+    """Open every panel, wait until each of its charts has a curve, write the picture."""
+    options = webdriver.ChromeOptions()
+    with tempfile.TemporaryDirectory() as profile:
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        try:
+            driver.get(f"{address}/#custom_scalars")
+
+            def drawn() -> bool:
+                cards = driver.execute_script(CARDS)
+                return len(cards) > 0 and all(curves > 0 for _, curves in cards)
+
+            until(drawn, "a chart stayed without a curve for 60 s")
+            time.sleep(3)  # the animation
+            driver.save_screenshot(str(out))
+            return driver.execute_script(CARDS)
+        finally:
+            driver.quit()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    with tensorboard(Path(sys.argv[1])) as address:
+        for title, curves in shoot(address, Path(sys.argv[2])):
+            print(f"{title}: {curves} curves")

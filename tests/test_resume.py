@@ -1,0 +1,133 @@
+"""Signals, folders, and going on: what a person sees when a run is stopped and taken up again."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from forked import finish, start
+
+from trainlab import checkpoint
+
+RECIPE = ["preflight=none", "probe=none", "model.widths=[16]", "epochs=1000", "log.every=10"]
+
+
+def told(where: Path) -> str:
+    return (where / "output.txt").read_text()
+
+
+def stop_after(where: Path, number: signal.Signals, *arguments: str) -> int:
+    """Start a run, wait until it trains, send a signal; the exit code."""
+    pid = start([*RECIPE, f"hydra.run.dir={where}/run", *arguments], where)
+    rows, begun = where / "run" / "metrics.jsonl", time.monotonic()
+    while not (rows.exists() and rows.stat().st_size > 2000):
+        assert time.monotonic() - begun < 30, told(where)
+        time.sleep(0.01)
+    os.kill(pid, number)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
+)
+def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_one_line(tmp_path, number, code):
+    assert stop_after(tmp_path, number) == code
+    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    last = told(tmp_path).strip().splitlines()[-1]
+    assert last.startswith(f"trainlab: stopped by {number.name} at step {found.step}, checkpoint saved")
+    assert f"resume='{tmp_path}/run'" in last
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    assert "Traceback" not in told(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("stopped")
+    stop_after(where, signal.SIGTERM)
+    return where / "run"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("optim.lr=0.2", "optim.lr = 0.2: the checkpoint was made with 0.05"),
+        ("activation=elu", "activation._target_ = torch.nn.ELU: the checkpoint was made with torch.nn.ReLU"),
+        ("data.split_seed=1", "data.split_seed = 1: the checkpoint was made with 0"),
+        ("seed=3", "seed = 3: the checkpoint was made with 0"),
+    ],
+)
+def test_another_recipe_is_refused(stopped, tmp_path, typed, words):
+    code, _ = finish([f"resume={stopped}", typed], tmp_path)
+    assert code == 4
+    assert words in told(tmp_path)
+    assert "resume_allow=[" in told(tmp_path)
+
+
+def test_a_change_that_is_allowed_goes_on(stopped, tmp_path):
+    step = checkpoint.newest(stopped / "checkpoints")[0].step
+    typed = [f"resume={stopped}", "optim.lr=0.01", "resume_allow=[optim.lr]", f"max_steps={step + 5}"]
+    code, _ = finish(typed, tmp_path)
+    assert code == 0, told(tmp_path)
+    assert f"resumed at step {step} of {step + 5}" in told(tmp_path)
+    summary = json.loads((stopped / "summary.json").read_text())
+    assert (summary["steps"], summary["resumes"]) == (step + 5, 1)
+
+
+def test_no_valid_checkpoint_never_starts_over(stopped, tmp_path):
+    import shutil
+
+    shutil.copytree(stopped, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("ckpt*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    code, _ = finish([f"resume={tmp_path}/run"], tmp_path)
+    assert code == 4
+    assert "are damaged" in told(tmp_path)
+
+
+def test_resume_of_nothing(tmp_path):
+    code, _ = finish([f"resume={tmp_path}/nope"], tmp_path)
+    assert code == 4
+    assert "no such run" in told(tmp_path)
+
+
+def test_one_folder_one_process(tmp_path):
+    pid = start([*RECIPE, f"hydra.run.dir={tmp_path}/run"], tmp_path)
+    rows, begun = tmp_path / "run" / "metrics.jsonl", time.monotonic()
+    while not rows.exists():
+        assert time.monotonic() - begun < 30
+        time.sleep(0.01)
+    (tmp_path / "second").mkdir()
+    try:
+        code, _ = finish([f"resume={tmp_path}/run"], tmp_path / "second")
+        assert code == 5
+        assert f"in use by pid {pid}" in told(tmp_path / "second")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_eight_starts_in_one_second_make_eight_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = [*RECIPE, "max_steps=1", "quiet=true"]
+    pids = [start(typed, tmp_path) for _ in range(8)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert codes == [0] * 8, told(tmp_path)
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 8
+
+
+def test_auto_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other, mine = tmp_path / "runs" / "other", tmp_path / "runs" / "mine"
+    for folder, lr in ((mine, "0.05"), (other, "0.02")):
+        where = tmp_path / folder.name
+        where.mkdir()
+        stop_after(where, signal.SIGTERM, f"optim.lr={lr}")
+        folder.parent.mkdir(exist_ok=True)
+        (where / "run").rename(folder)
+    step = checkpoint.newest(mine / "checkpoints")[0].step
+    code, _ = finish([*RECIPE, "optim.lr=0.05", "resume=auto", f"max_steps={step + 3}"], tmp_path)
+    assert code == 0, told(tmp_path)
+    assert json.loads((mine / "summary.json").read_text())["steps"] == step + 3
