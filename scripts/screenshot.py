@@ -1,4 +1,4 @@
-"""Screenshot of TensorBoard's four panels in a headless browser: scripts/screenshot.py LOGDIR OUT.png
+"""Screenshot of TensorBoard's four panels: python scripts/screenshot.py LOGDIR OUT.png
 
 Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium.
 Serves on 127.0.0.1 only, on a free port. Prints each chart with the number of its curves.
@@ -24,8 +24,8 @@ FLAGS = [
     "--disable-sync", "--disable-background-networking", "--disable-component-update",
     "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}",
 ]  # fmt: skip
-# The cards lie in nested shadow roots. Opens each category and each card's list of curves, and gives
-# [title, number of curves] of every card.
+# The cards lie in nested shadow roots. Opens each category and each card's list of curves, and
+# gives [title, number of curves] of every card.
 CARDS = """
 const cards = [];
 const walk = (node) => node.querySelectorAll('*').forEach((child) => {
@@ -37,7 +37,8 @@ const walk = (node) => node.querySelectorAll('*').forEach((child) => {
 walk(document);
 return cards.map((card) => {
   card._matchesListOpened = true;
-  return [card.title, Number((card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/) || [0, 0])[1])];
+  const matches = card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/);
+  return [card.title, matches ? Number(matches[1]) : 0];
 });
 """
 

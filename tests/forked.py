@@ -26,6 +26,7 @@ def start(arguments: list[str], where: Path) -> int:
         out = os.open(where / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout = sys.stderr = os.fdopen(out, "w", buffering=1)
         code = main(arguments)
     finally:
         os._exit(code)

@@ -340,9 +340,20 @@ def test_resume_takes_the_saved_words_and_the_typed_ones_over_them(told, tmp_pat
     assert (again.optim.lr, again.optim.betas[1], again.resume) == (0.25, 0.999, "one")
     assert main([*start, "resume=one"]) == 0
     assert OmegaConf.load("one/.hydra/resume-003/config.yaml").optim.lr == 0.25
-    assert main(["resume=one"]) == 2  # trust is not remembered
+    assert main(["--config-dir", "conf", "resume=one"]) == 2  # trust is not remembered
+    assert "told_story.train: must be a class" in capsys.readouterr().err
     assert main(["resume=nowhere"]) == 4
     assert "no such run" in capsys.readouterr().err
+
+
+def test_an_evaluation_does_not_change_what_a_run_is_resumed_with(told, tmp_path):
+    assert told("optim=adam", "hydra.run.dir=one") == 0
+    (tmp_path / "conf" / "task" / "judged.yaml").write_text(
+        (tmp_path / "conf" / "task" / "told.yaml").read_text()
+    )
+    argv = ["--config-dir", "conf", "trust=[told_story]", "resume=one", "task=judged", "quiet=true"]
+    assert main(argv) == 0
+    assert with_saved(["resume=one"]) == ["optim=adam", "task=told", "resume=one"]
 
 
 def test_resume_auto_takes_the_newest_unfinished_run_of_the_same_recipe(told, tmp_path, capsys):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from trainlab import log as logs
@@ -29,9 +30,8 @@ def seen(directory):
     accumulator.Reload()
     tags = accumulator.Tags()
     scalars = [(t, e.step, e.value) for t in tags["scalars"] for e in accumulator.Scalars(t)]
-    histos = [
-        (t, e.step, e.histogram_value) for t in tags["histograms"] for e in accumulator.Histograms(t)
-    ]
+    names = tags["histograms"]
+    histos = [(t, e.step, e.histogram_value) for t in names for e in accumulator.Histograms(t)]
     return scalars, histos, accumulator
 
 
@@ -50,7 +50,7 @@ def truth(directory):
 def same(directory):
     scalars, histos, _ = seen(directory)
     rows_scalars, rows_histos = truth(directory)
-    as_float32 = [(t, step, struct.unpack("f", struct.pack("f", v))[0]) for t, step, v in rows_scalars]
+    as_float32 = [(tag, step, float(np.float32(value))) for tag, step, value in rows_scalars]
     assert sorted(scalars) == sorted(as_float32)
     for (tag, step, histo), row in zip(histos, rows_histos, strict=True):
         assert (tag, step, list(histo.bucket)) == (row["histogram"], row["step"], row["counts"])

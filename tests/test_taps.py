@@ -247,6 +247,23 @@ def test_the_look_has_the_masks_of_the_step_that_follows(batch):
     assert torch.equal(sight.layers[-1].out, net(x))
 
 
+def test_an_objective_that_works_in_place_does_not_change_what_was_seen(batch):
+    x, y = batch
+    net = nn.Linear(6, 3)
+    layer = look(net, lambda logits, y: F.cross_entropy(logits.mul_(3), y), x, y).layers[-1]
+    logits = net(x)
+    (grad,) = torch.autograd.grad(F.cross_entropy(3 * logits, y), logits)
+    assert torch.equal(layer.out, logits)
+    torch.testing.assert_close(layer.grad, grad)
+
+
+def test_an_objective_that_changes_the_logits_does_not_change_the_record(batch):
+    x, y = batch
+    net = nn.Linear(6, 3)
+    sight = look(net, lambda logits, y: F.cross_entropy(logits.mul_(2), y), x, y)
+    assert torch.equal(sight.layers[-1].out, net(x))
+
+
 def test_updates_are_after_minus_before(batch):
     x, y = batch
     net = nn.Linear(6, 3)

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ from trainlab.errors import (
     BusyError,
     CheckpointError,
     ConfigError,
+    DataError,
     MachineError,
     Stopped,
     TrainlabError,
@@ -81,9 +83,7 @@ def _asked(argv: Sequence[str]) -> int:
         if args.shell_completion:
             return hydra.shell_completion("config", args.overrides) or 0
         if args.hydra_help:
-            from hydra._internal.utils import get_args_parser
-
-            return hydra.hydra_help("config", get_args_parser(), args) or 0
+            return hydra.hydra_help("config", command.get_args_parser(), args) or 0
         typed = args.overrides if args.multirun else with_saved(args.overrides)
         asked = command.check(hydra, typed, args.multirun, args.config_dir)
         if args.info is not None:
@@ -110,6 +110,10 @@ def single(asked: Any) -> tuple[Any, Path]:
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
+    refused = BusyError | CheckpointError | ConfigError | DataError
+    if cfg.hydra.output_subdir != ".hydra" and isinstance(result.return_value, refused):
+        # or the next resume would take the refused overrides for the run's own
+        shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory
 
 
@@ -179,14 +183,16 @@ def with_saved(typed: Sequence[str]) -> list[str]:
     if where in ("", "null", "auto"):
         return list(typed)
     directory = Path(where.strip("'\"")).expanduser()
-    files = sorted(directory.glob(".hydra/resume-*/overrides.yaml"))
-    file = files[-1] if files else directory / ".hydra" / "overrides.yaml"
-    if not file.is_file():
+    first = directory / ".hydra" / "overrides.yaml"
+    files = [first, *sorted(directory.glob(".hydra/resume-*/overrides.yaml"))]
+    if not first.is_file():
         here = sorted((path.parent for path in RUNS.glob("*/.hydra")), key=os.path.getmtime)
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
         raise CheckpointError(f"resume = {where}: no such run; runs here: {names}")
-    gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume"}
-    saved = map(str, yaml.safe_load(file.read_text()) or [])
+    gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
+    origin, newest = (map(str, yaml.safe_load(f.read_text()) or []) for f in (first, files[-1]))
+    saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
+    saved += [arg for arg in origin if arg.startswith("task=")]
     return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
 
 

@@ -86,6 +86,11 @@ class Keeper:
         for name in self.facts:
             saved.facts[name]  # all of them must be there, whether this start needs them or not
         self._same(saved.facts, allowed)
+        if saved.step > trainer.steps:
+            raise CheckpointError(
+                f"resume = {self.directory}: the checkpoint is at step {saved.step} and the run "
+                f"would end at {trainer.steps}: nothing to do; raise epochs or max_steps"
+            )
         notes = []
         now = self.facts["environment"]
         for key, then in saved.facts["environment"].items():

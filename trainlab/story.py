@@ -119,7 +119,6 @@ def train(
     digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
         status = stack.enter_context(rundir.held(directory, digest))
-        durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
 
@@ -133,6 +132,7 @@ def train(
         kept, notes = (0, []) if cfg.resume is None else keeper.resume(trainer, cfg.resume_allow)
         for note in notes:
             show.note(note)
+        durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         log = keeper.log = stack.enter_context(Log(directory, kept))
         if kept == 0:
             log.text("recipe", words.card(cfg, choices))

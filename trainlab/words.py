@@ -52,6 +52,7 @@ def groups(more: Path | None = None) -> dict[str, list[str]]:
     return {group: sorted(found[group]) for group in sorted(found)}
 
 
+@cache
 def usual() -> dict[str, Any]:
     """Group -> its default word (a list where several are on, None where none is), in order."""
     import yaml
@@ -134,7 +135,9 @@ def unknown(
             )
     if key.rpartition(".")[0] in leaves:
         return ConfigError(f"{text}: {key.rpartition('.')[0]} is one value, without keys")
-    near = closest(key, [*(leaf for leaf in leaves if "._" not in leaf), *known])
+    near = closest(
+        key, [*(leaf for leaf in leaves if "._" not in leaf), *(known if "." not in key else ())]
+    )
     hint = f"did you mean {near}={spine.plain(value)}?" if near else "see --help"
     return ConfigError(f"{text}: no such key; {hint}")
 
@@ -197,10 +200,8 @@ def card(cfg: Any, choices: Mapping[str, Any]) -> str:
         for key, (now, usual) in values.items()
     }
     for group, word in {**chosen, "run": ""}.items():
-        inside = [
-            text for key, text in shown.items()
-            if key not in chosen and (key.split(".")[0] if key.split(".")[0] in chosen else "run") == group
-        ]  # fmt: skip
+        heads = {key: key.split(".")[0] for key in shown if key not in chosen}
+        inside = [shown[k] for k, h in heads.items() if (h if h in chosen else "run") == group]
         bold = word and values[group][0] != values[group][1]
         lines.append(f"| {group} | {f'**{word}**' if bold else word} | {' '.join(inside)} |")
     return "\n".join(lines)
@@ -224,4 +225,4 @@ def _several(word: Any) -> list[str]:
 
 
 def _text(word: Any) -> str:
-    return ",".join(_several(word)) or "null"
+    return ",".join(_several(word)) or "none"

@@ -44,7 +44,7 @@ class WithDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.drop(self.first(x.flatten(1)).relu())
-        return self.head(nn.functional.dropout(hidden, 0.2, self.training))
+        return self.head(nn.functional.dropout(hidden, 0.5, self.training))
 
 
 def momentum(model: nn.Module) -> torch.optim.Optimizer:

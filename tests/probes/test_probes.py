@@ -81,11 +81,11 @@ def test_the_steepest_slope_belongs_to_the_arguments():
 def test_learned_slopes_are_taken_as_they_are():
     prelu = nn.PReLU(3)
     x = torch.randn(50, 3, 4, 4)
-    for slope in (0.25, 0.01):  # the same module with another weight: nothing is remembered
+    for slope in (0.25, 30.0, 0.01):  # one module, three weights: nothing is remembered
         prelu.weight.data[:] = torch.tensor([slope, 1.0, 1.0])
         flat = saturated([call(F.prelu, x, prelu.weight)])[0]
-        expected = (x < 0) & (torch.tensor([slope, 1, 1]).view(3, 1, 1) < 0.05)
-        assert torch.equal(flat, expected)
+        steep = torch.where(x < 0, prelu.weight.detach().view(3, 1, 1), 1.0)
+        assert torch.equal(flat, steep < 0.05 * max(1.0, slope)), slope
 
 
 def test_activation_figures_of_a_relu_layer():
@@ -106,7 +106,7 @@ def test_activation_figures_of_a_relu_layer():
 def test_histograms_count_what_is_there():
     x = torch.randn(300, 128)
     counts, low, high = histogram(x)
-    assert 4096 < counts.sum() <= 8192 and low >= x.min() and high <= x.max()
+    assert 2048 < counts.sum() <= 4096 and low >= x.min() and high <= x.max()
     columns = torch.arange(128.0).expand(1024, 128)  # a stride that divides 128 misses columns
     assert int((histogram(columns).counts > 0).sum()) == 64
     constant = histogram(torch.full((10, 3), 0.7))
@@ -193,6 +193,8 @@ def test_a_unit_is_dead_when_it_is_flat_on_every_sample_of_the_pass():
     assert dead(net, Batches([first])) == {"01.relu": 0.5, "02.sigmoid": 0.5}
     assert net.training
     assert dead(nn.Linear(2, 3), Batches([first])) == {}
+    dropped = nn.Sequential(nn.Dropout(0.9), nn.ReLU())  # evaluation mode: nothing is dropped
+    assert dead(dropped, Batches([torch.ones(1, 50)])) == {"01.relu": 0}
 
 
 def test_a_channel_is_a_unit_of_a_convolution():
