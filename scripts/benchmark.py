@@ -1,11 +1,14 @@
-"""Speed as ratios, in pairs, with an A/A control: `python scripts/benchmark.py [start step probe] [--pairs N]`.
+"""Speed as ratios, in pairs, with an A/A control: `python scripts/benchmark.py [start step probe]
+[--pairs N]`.
 
-A and B alternate in one process (or as alternating processes), one thread; the figure is the median of the ratios of
-the pairs, with its quartiles. The A/A control runs the same thing twice: what it is off 1 is the noise.
+A and B alternate in one process (or as alternating processes), one thread; the figure is the
+median of the ratios of the pairs, with its quartiles. The A/A control runs the same thing twice:
+what it is off 1 is the noise.
 
-    start   start to the end of a run of one step, against a script that imports torch, builds the optimizer, takes a step
-    step    a step with probes off against a hand-written loop: same batches, figures, optimizer and schedule, no clip
-    probe   a probe step in plain steps, and what the default cadence therefore costs
+    start   start to the end of a run of one step, against a script that imports torch, builds the
+    optimizer, takes a step step    a step with probes off against a hand-written loop: same
+    batches, figures, optimizer and schedule, no clip probe   a probe step in plain steps, and what
+    the default cadence therefore costs
 """
 
 import argparse
@@ -23,8 +26,8 @@ SCRIPT = """
 import torch
 from torch import nn
 torch.set_num_threads(1)
-model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(),
+nn.Linear(64, 10)) optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 x, y = torch.randn(32, 1, 8, 8), torch.randint(10, (32,))
 optimizer.zero_grad()
 nn.functional.cross_entropy(model(x), y).backward()
@@ -48,7 +51,9 @@ def pairs(a: Callable[[], float], b: Callable[[], float], n: int) -> list[float]
 
 def report(name: str, ratios: list[float]) -> None:
     low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"{name:58s} {middle:6.3f}   quartiles {low:.3f} {high:.3f}   n {len(ratios)}", flush=True)
+    print(
+        f"{name:58s} {middle:6.3f}   quartiles {low:.3f} {high:.3f}   n {len(ratios)}", flush=True
+    )
 
 
 def start(n: int) -> None:
@@ -85,7 +90,8 @@ def by_trainer(bench, steps: int) -> float:
 
 
 def by_hand(bench, steps: int) -> float:
-    """What somebody who knows torch well writes: no loader, nothing brought to the host but every 50 steps."""
+    """What somebody who knows torch well writes: no loader, nothing brought to the host but every
+    50 steps."""
     import math
 
     import torch
@@ -93,7 +99,10 @@ def by_hand(bench, steps: int) -> float:
     trainer = bench.fresh()
     model, optimizer = trainer.model, trainer.optimizer
     train, batch = bench.splits.train, bench.cfg.batch_size
-    scale, shift = bench.preprocess.scale.expand(train.x.shape[1:]).contiguous(), bench.preprocess.shift
+    scale, shift = (
+        bench.preprocess.scale.expand(train.x.shape[1:]).contiguous(),
+        bench.preprocess.shift,
+    )
     shift = shift.expand(train.x.shape[1:]).contiguous()
     lr, n, model = optimizer.param_groups[0]["lr"], len(train), model.train()
     loss_sum, correct, at = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
@@ -163,14 +172,23 @@ def probe(n: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["start", "step", "probe", []], default=["start", "step", "probe"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        choices=["start", "step", "probe", []],
+        default=["start", "step", "probe"],
+    )
     parser.add_argument("--pairs", type=int, default=9)
     asked = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
+    )
     for name in asked.what:
         {"start": start, "step": step, "probe": probe}[name](asked.pairs)
 

@@ -45,7 +45,9 @@ def test_best_weights_that_did_not_change_are_written_once(tmp_path, monkeypatch
     save(tmp_path, 1, 1)
     written = []
     write = durable.write
-    monkeypatch.setattr(durable, "write", lambda path, data: written.append(path.name) or write(path, data))
+    monkeypatch.setattr(
+        durable, "write", lambda path, data: written.append(path.name) or write(path, data)
+    )
     save(tmp_path, 2, 1)
     assert written == ["ckpt-00000002.safetensors", "ckpt-00000002.json"]  # the manifest last
 
@@ -96,6 +98,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
 
 def test_a_kill_between_any_two_system_calls_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     """Every crash point of a save: the newest whole checkpoint is the old one or the new one."""
+
     class Cut(BaseException):
         pass
 

@@ -1,4 +1,5 @@
-"""A durable write is whole or absent, whichever of its system calls fails, and the order of the calls is the safe one."""
+"""A durable write is whole or absent, whichever of its system calls fails, and the order of the
+calls is the safe one."""
 
 import errno
 import os
@@ -27,7 +28,9 @@ def test_a_failing_call_leaves_the_old_bytes_and_names_the_path(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(durable, call, full)
-    with pytest.raises(MachineError, match=r"file: cannot write \(No space left on device, ENOSPC\)"):
+    with pytest.raises(
+        MachineError, match=r"file: cannot write \(No space left on device, ENOSPC\)"
+    ):
         durable.write(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,7 +1,8 @@
 """SIGKILL at random moments, resume, and in the end every bit as in the undisturbed run.
 
-A fork server: torch is imported once, each start is a forked process that types a real command line. The default slice
-kills 16 times over 4 random configurations; `-m long` 100 times over 20 (its result is kept in docs/reliability.md).
+A fork server: torch is imported once, each start is a forked process that types a real command
+line. The default slice kills 16 times over 4 random configurations; `-m long` 100 times over 20
+(its result is kept in docs/reliability.md).
 """
 
 import hashlib
@@ -23,7 +24,8 @@ SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15",
 
 
 def configuration(seed: int) -> list[str]:
-    """A random recipe; together they cover dropout, batch norm, schedules, optimizers, clipping and penalties."""
+    """A random recipe; together they cover dropout, batch norm, schedules, optimizers, clipping
+    and penalties."""
     pick = random.Random(seed).choice
     model = pick(["model=mlp", "model=mlp", "model=cnn"])
     width = "model.channels=[4,8]" if model == "model=cnn" else "model.widths=[24,16]"
@@ -45,7 +47,8 @@ def configuration(seed: int) -> list[str]:
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """Digests of everything that must be bit-identical: both checkpoints' tensors, best weights, metrics.jsonl."""
+    """Digests of everything that must be bit-identical: both checkpoints' tensors, best weights,
+    metrics.jsonl."""
     found = {p.name: p for p in (run / "checkpoints").glob("*.safetensors")}
     files = dict(sorted(found.items())) | {"metrics": run / "metrics.jsonl"}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -60,8 +63,11 @@ def undisturbed(recipe: list[str], where: Path) -> tuple[dict, float]:
     return outcome(where / "run"), seconds
 
 
-def killed(recipe: list[str], where: Path, kills: int, seconds: float, rng: random.Random) -> tuple[dict, int]:
-    """The same recipe, killed up to `kills` times at random moments of each start, resumed until it is done."""
+def killed(
+    recipe: list[str], where: Path, kills: int, seconds: float, rng: random.Random
+) -> tuple[dict, int]:
+    """The same recipe, killed up to `kills` times at random moments of each start, resumed until
+    it is done."""
     where.mkdir()
     run, landed = where / "run", 0
     while True:
@@ -80,7 +86,8 @@ def killed(recipe: list[str], where: Path, kills: int, seconds: float, rng: rand
 
 
 def kill_and_compare(seed: int, kills: int, tmp_path: Path) -> None:
-    """Kill runs of one configuration until so many kills have landed; a run may end before one does."""
+    """Kill runs of one configuration until so many kills have landed; a run may end before one
+    does."""
     recipe, rng, landed, tries = configuration(seed), random.Random(seed), 0, 0
     expected, seconds = undisturbed(recipe, tmp_path / "whole")
     while landed < kills:
@@ -108,7 +115,8 @@ RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "op
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """A run stopped by SIGTERM in the middle of an epoch and of an interval, and how it should have ended."""
+    """A run stopped by SIGTERM in the middle of an epoch and of an interval, and how it should
+    have ended."""
     where = tmp_path_factory.mktemp("items")
     expected, seconds = undisturbed(RECIPE, where / "whole")
     stopped = where / "stopped"
@@ -136,7 +144,10 @@ ITEMS = {
     "buffers": lambda tensors, best, facts: drop(tensors, "model.hidden1.1.running"),
     "optimizer": lambda tensors, best, facts: drop(tensors, "optimizer."),
     "groups": lambda tensors, best, facts: facts["trainer"].pop("groups"),
-    "record": lambda tensors, best, facts: (drop(tensors, "record."), facts["trainer"].update(record_sizes=[])),
+    "record": lambda tensors, best, facts: (
+        drop(tensors, "record."),
+        facts["trainer"].update(record_sizes=[]),
+    ),
     "best value": lambda tensors, best, facts: (drop(tensors, "best."), best.clear()),
     "best weights": lambda tensors, best, facts: best.clear(),
     "torch's generator": lambda tensors, best, facts: drop(tensors, "rng.torch"),
@@ -164,11 +175,16 @@ def drop(tensors: dict, prefix: str) -> None:
 
 
 def resumed_without(run: Path, where: Path, leave_out) -> dict | None:
-    """A copy of the run whose newest checkpoint, sealed anew, lacks an item. None when it is refused."""
+    """A copy of the run whose newest checkpoint, sealed anew, lacks an item. None when it is
+    refused."""
     shutil.copytree(run, where / "run")
     folder = where / "run" / "checkpoints"
     found, _ = checkpoint.newest(folder)
-    tensors, best, facts = dict(found.tensors), dict(found.best), json.loads(json.dumps(found.facts))
+    tensors, best, facts = (
+        dict(found.tensors),
+        dict(found.best),
+        json.loads(json.dumps(found.facts)),
+    )
     leave_out(tensors, best, facts)
     for name in ("format", "step", "files", "best_step"):
         facts.pop(name)
@@ -184,6 +200,7 @@ def resumed_without(run: Path, where: Path, leave_out) -> dict | None:
 
 @pytest.mark.parametrize("item", ITEMS)
 def test_every_item_of_the_checkpoint_is_needed(interrupted, tmp_path, item):
-    """The negative control: with one item left out the resume is refused, or the comparison above fails."""
+    """The negative control: with one item left out the resume is refused, or the comparison above
+    fails."""
     run, expected = interrupted
     assert resumed_without(run, tmp_path, ITEMS[item]) != expected

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from trainlab import durable
 from trainlab import log as logs
 from trainlab.errors import CheckpointError, MachineError
 from trainlab.log import PANELS, Log, rows
@@ -132,6 +133,14 @@ def test_a_resume_doubles_nothing(tmp_path):
     assert len(list(cut.glob("events*"))) == 1
     same(cut)
     assert seen(cut)[0] == seen(whole)[0]
+
+
+def test_a_sync_brings_every_row_to_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(durable, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    with Log(tmp_path) as log:
+        log.histogram(1, "weight/01.w", [1], 0.0, 1.0)
+        assert [log.sync()] == synced != [0]
 
 
 def test_a_start_from_nothing_keeps_nothing(tmp_path):

@@ -37,7 +37,9 @@ def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_one_line(tmp_path
     assert stop_after(tmp_path, number) == code
     found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
     last = told(tmp_path).strip().splitlines()[-1]
-    assert last.startswith(f"trainlab: stopped by {number.name} at step {found.step}, checkpoint saved")
+    assert last.startswith(
+        f"trainlab: stopped by {number.name} at step {found.step}, checkpoint saved"
+    )
     assert f"resume='{tmp_path}/run'" in last
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
     assert "Traceback" not in told(tmp_path)
@@ -54,7 +56,10 @@ def stopped(tmp_path_factory) -> Path:
     ("typed", "words"),
     [
         ("optim.lr=0.2", "optim.lr = 0.2: the checkpoint was made with 0.05"),
-        ("activation=elu", "activation._target_ = torch.nn.ELU: the checkpoint was made with torch.nn.ReLU"),
+        (
+            "activation=elu",
+            "activation._target_ = torch.nn.ELU: the checkpoint was made with torch.nn.ReLU",
+        ),
         ("data.split_seed=1", "data.split_seed = 1: the checkpoint was made with 0"),
         ("seed=3", "seed = 3: the checkpoint was made with 0"),
     ],
@@ -68,7 +73,12 @@ def test_another_recipe_is_refused(stopped, tmp_path, typed, words):
 
 def test_a_change_that_is_allowed_goes_on(stopped, tmp_path):
     step = checkpoint.newest(stopped / "checkpoints")[0].step
-    typed = [f"resume={stopped}", "optim.lr=0.01", "resume_allow=[optim.lr]", f"max_steps={step + 5}"]
+    typed = [
+        f"resume={stopped}",
+        "optim.lr=0.01",
+        "resume_allow=[optim.lr]",
+        f"max_steps={step + 5}",
+    ]
     code, _ = finish(typed, tmp_path)
     assert code == 0, told(tmp_path)
     assert f"resumed at step {step} of {step + 5}" in told(tmp_path)

@@ -27,7 +27,7 @@ from trainlab.errors import (
     Stopped,
     TrainlabError,
     one_line,
-)
+)  # fmt: skip
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}

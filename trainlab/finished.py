@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from trainlab.build import Door
-from trainlab.data.preprocess import Affine
 
 from trainlab import checkpoint
+from trainlab.build import Door
+from trainlab.data.preprocess import Affine
 from trainlab.errors import CheckpointError, ConfigError
 from trainlab.show import Show
 from trainlab.story import build_network, prepare

@@ -25,8 +25,11 @@ def test_statistics_against_numpy(make, axes, max_value):
     x = make()
     reference = x.numpy().astype(np.float64) / max_value
     mean, std = (f(axis=axes, keepdims=True) for f in (reference.mean, reference.std))
-    expected = {none: reference * max_value, center_channel: reference - mean,
-                standardize: (reference - mean) / std}
+    expected = {
+        none: reference * max_value,
+        center_channel: reference - mean,
+        standardize: (reference - mean) / std,
+    }
     for word, values in expected.items():
         z = word(x, max_value)(x)
         assert z.dtype == torch.float32

@@ -20,8 +20,10 @@ CACHE = Path(os.environ.get("TRAINLAB_DATA") or "~/.cache/trainlab/data").expand
 
 
 def idx(values):
-    return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + (
-        values.astype(np.uint8).tobytes()
+    return (
+        bytes((0, 0, 8, values.ndim))
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + (values.astype(np.uint8).tobytes())
     )
 
 
@@ -39,10 +41,14 @@ def copy_of_mnist(seed):
 def files(monkeypatch):
     """A small MNIST, whose digests are known beside those of a second copy."""
     first, second = copy_of_mnist(0), copy_of_mnist(1)
-    monkeypatch.setattr(sources, "MNIST_DIGESTS", {
-        name: tuple(hashlib.sha256(copy[name]).hexdigest() for copy in (first, second))
-        for name in first
-    })
+    monkeypatch.setattr(
+        sources,
+        "MNIST_DIGESTS",
+        {
+            name: tuple(hashlib.sha256(copy[name]).hexdigest() for copy in (first, second))
+            for name in first
+        },
+    )
     return first
 
 
@@ -62,8 +68,9 @@ def refused(*args, error=DataError, **kwargs):
 
 def all_rows(data):
     """(N, pixels + 1): every sample with its label, in the order train, val, test."""
-    return torch.cat([torch.cat([split.x.flatten(1), split.y[:, None]], 1)
-                      for split in data.parts().values()])
+    return torch.cat(
+        [torch.cat([split.x.flatten(1), split.y[:, None]], 1) for split in data.parts().values()]
+    )
 
 
 def test_digits():
@@ -73,8 +80,9 @@ def test_digits():
     assert data.train.x.dtype == torch.uint8 and data.train.x.max() == data.max_value == 16
     every, other = all_rows(data), all_rows(digits(split_seed=1))
     assert not torch.equal(every, other)
-    for mine, theirs in zip(*(r.unique(dim=0, return_counts=True) for r in (every, other)),
-                            strict=True):
+    for mine, theirs in zip(
+        *(r.unique(dim=0, return_counts=True) for r in (every, other)), strict=True
+    ):
         assert torch.equal(mine, theirs)
 
 
@@ -153,8 +161,13 @@ def test_val_size_leaves_something_to_train(files, tmp_path, val_size):
 
 def test_missing_files_say_what_to_do(tmp_path):
     message = refused(str(tmp_path))
-    for part in (f"data.root = {tmp_path}", "train-images-idx3-ubyte", str(tmp_path / "MNIST/raw"),
-                 "data.download=true", "data=digits"):
+    for part in (
+        f"data.root = {tmp_path}",
+        "train-images-idx3-ubyte",
+        str(tmp_path / "MNIST/raw"),
+        "data.download=true",
+        "data=digits",
+    ):
         assert part in message
 
 
@@ -203,9 +216,15 @@ def stand_in_torchvision(folder, monkeypatch, package, datasets=""):
 
 
 def test_download_without_network(tmp_path, monkeypatch):
-    stand_in_torchvision(tmp_path, monkeypatch, "", (
-        "def MNIST(root, download):\n    raise RuntimeError('Error downloading\\ntrain-images')\n"
-    ))
+    stand_in_torchvision(
+        tmp_path,
+        monkeypatch,
+        "",
+        (
+            "def MNIST(root, download):\n"
+            "    raise RuntimeError('Error downloading\\ntrain-images')\n"
+        ),
+    )
     message = " ".join(refused_download(tmp_path).split())
     for part in ("Error downloading train-images", str(tmp_path / "MNIST/raw"), "data=digits"):
         assert part in message
@@ -218,19 +237,24 @@ def test_download_without_torchvision(tmp_path, monkeypatch):
 
 def test_download_with_clashing_builds(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "version", lambda name: "0.29.2")
-    stand_in_torchvision(tmp_path, monkeypatch, (
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    ))
+    stand_in_torchvision(
+        tmp_path, monkeypatch, ("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    )
     message = refused_download(tmp_path)
     assert f"torch {torch.__version__} and torchvision 0.29.2" in message and "nms" in message
 
 
 def test_download_fills_the_gap_and_is_checked(files, tmp_path, monkeypatch):
     write(tmp_path / "source", files)
-    stand_in_torchvision(tmp_path, monkeypatch, "", (
-        "import shutil\ndef MNIST(root, download):\n"
-        "    shutil.copytree(root + '/source', root + '/MNIST/raw')\n"
-    ))
+    stand_in_torchvision(
+        tmp_path,
+        monkeypatch,
+        "",
+        (
+            "import shutil\ndef MNIST(root, download):\n"
+            "    shutil.copytree(root + '/source', root + '/MNIST/raw')\n"
+        ),
+    )
     assert len(mnist(str(tmp_path), download=True, val_size=10).train) == 50
 
 

@@ -12,6 +12,7 @@ from trainlab.errors import DataError
 
 def tables(n=6, classes=3, **changes):
     """A healthy set of float tables, to damage one thing at a time."""
+
     def part():
         return Split(torch.rand(n, 2), torch.arange(n) % classes)
 

@@ -6,7 +6,9 @@ from trainlab.optim import penalty
 
 def params_with_grads(scale):
     generator = torch.Generator().manual_seed(1)
-    params = [torch.randn(s, generator=generator, requires_grad=True) for s in ((4, 3), (4,), (2, 2, 2))]
+    params = [
+        torch.randn(s, generator=generator, requires_grad=True) for s in ((4, 3), (4,), (2, 2, 2))
+    ]
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator) * scale
     return params
@@ -22,7 +24,8 @@ def test_clip_factor_is_torchs_clip_grad_norm(scale):
 
 
 def test_l2_equals_sgd_weight_decay():
-    """Fifty steps with the penalty in the loss and with SGD's weight_decay end in the same weights."""
+    """Fifty steps with the penalty in the loss and with SGD's weight_decay end in the same
+    weights."""
     ends = []
     for strength, decay in ((0.03, 0.0), (0.0, 0.03)):
         w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)

@@ -18,7 +18,9 @@ def test_cosine_is_torchs_cosine_annealing():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.1)
     for step in range(40):
-        assert schedule.cosine(step, 40, final=0.1) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert schedule.cosine(step, 40, final=0.1) == pytest.approx(
+            theirs.get_last_lr()[0], abs=1e-12
+        )
         optimizer.step()
         theirs.step()
 

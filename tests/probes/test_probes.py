@@ -88,6 +88,23 @@ def test_learned_slopes_are_taken_as_they_are():
         assert torch.equal(flat, steep < 0.05 * max(1.0, slope)), slope
 
 
+def test_a_random_activation_is_judged_in_its_evaluation_form_and_draws_nothing():
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.RReLU(0.001, 0.109))  # trains with slopes around 0.055
+    x = torch.randn(50, 4, requires_grad=True)
+    sight = look(net, lambda out, y: out.sum(), x, x)
+    with taps(net) as layers:  # positional: cannot be told to evaluate
+        torch.rrelu(x, 0.1, 0.3, True)
+    state = torch.get_rng_state()
+    scalars, _ = measure(sight, {"activation": activation})
+    measure(Sight(layers, {}, {}, {}), {"activation": activation})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert scalars["activation_saturated/01.rrelu"] == 0
+    x = torch.full((4, 2), 0.5)  # slope 1, where the steepest is 30 or 1
+    calls = [call(torch.rrelu, x, 20.0, 40.0), call(torch.rrelu, x, 0.1, 0.3)]
+    assert [bool(flat.all()) for flat in saturated(calls)] == [True, False]
+
+
 def test_activation_figures_of_a_relu_layer():
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))

@@ -102,8 +102,9 @@ def parse_idx(payload: bytes, dims: int, path: Path | str) -> Tensor:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    places = [folder / (name + end) for folder in (root / "MNIST" / "raw", root)
-              for end in ("", ".gz")]
+    places = [
+        folder / (name + end) for folder in (root / "MNIST" / "raw", root) for end in ("", ".gz")
+    ]
     return next((path for path in places if path.is_file()), None)
 
 

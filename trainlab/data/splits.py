@@ -129,8 +129,8 @@ def stratified(y: Tensor, sizes: tuple[int, int, int], seed: int) -> tuple[Tenso
     if min(sizes) < 0 or sum(sizes) != len(y):
         raise DataError(f"data: sizes {sizes} must be >= 0 and add up to the {len(y)} samples")
     classes, counts = y.unique(return_counts=True)
-    share = counts[:, None] * torch.tensor(sizes) // len(y)               # (K, 3), rounded down
-    lacking = torch.tensor(sizes) - share.sum(0)                          # (3,)
+    share = counts[:, None] * torch.tensor(sizes) // len(y)  # (K, 3), rounded down
+    lacking = torch.tensor(sizes) - share.sum(0)  # (3,)
     parts: list[list[Tensor]] = [[] for _ in sizes]
     for row, label in enumerate(classes.tolist()):
         spare = int(counts[row] - share[row].sum())
