@@ -19,7 +19,8 @@ from forked import finish, start
 
 from trainlab import checkpoint
 
-SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15", "evaluate.every=20",
+SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15",
+         "evaluate.every=20",
          "log.every=7", "probe.every=25"]  # fmt: skip
 
 
@@ -109,7 +110,8 @@ def test_a_hundred_kills_over_twenty_configurations(seed, tmp_path):
     kill_and_compare(seed, 5, tmp_path)
 
 
-RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "optim=adam", "optim.lr=0.01",
+RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "optim=adam",
+                  "optim.lr=0.01",
                   "schedule=cosine", "seed=7"]  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from trainlab import durable
 from trainlab.errors import CheckpointError
 
 Row = dict[str, Any]
+WAIT = 2.0  # s that rows may wait: written together they cost a third of one by one
 
 # category -> chart -> a pattern of tags, matched from their beginning; every layer is one curve
 PANELS = {
@@ -87,9 +89,9 @@ class Log:
             self.file: IO[bytes] = open(self.path, "ab")  # noqa: SIM115
             self.file.truncate(keep)
         durable.remove(sorted(Path(directory).glob("events.out.tfevents.*")))
-        for row in rows(self.path):
-            self.events.write(row)
-        self.events.flush()
+        self.events.write(rows(self.path))
+        self.waiting: list[Row] = []
+        self.written = time.monotonic()
 
     def __enter__(self) -> "Log":
         return self
@@ -99,42 +101,41 @@ class Log:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One row with every {tag: value}."""
-        self._write({"step": step} | {tag: _plain(value) for tag, value in values.items()})
-        with _naming(self.path):
-            self.file.flush()
+        if time.monotonic() - self.written > WAIT:
+            self.flush()
+        self.waiting.append({"step": step} | {tag: _plain(v) for tag, v in values.items()})
 
     def histogram(
         self, step: int, tag: str, counts: Sequence[int], low: float, high: float
     ) -> None:
         """One row with `counts` over equal bins between `low` and `high`."""
         limits = {"low": _plain(low), "high": _plain(high)}
-        self._write({"step": step, "histogram": tag} | limits | {"counts": list(counts)})
+        self.waiting.append({"step": step, "histogram": tag} | limits | {"counts": list(counts)})
 
     def text(self, tag: str, markdown: str) -> None:
         """One row with a card of TensorBoard's text tab."""
-        self._write({"text": tag, "markdown": markdown})
+        self.waiting.append({"text": tag, "markdown": markdown})
 
-    def _write(self, row: Row) -> None:
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    def flush(self) -> None:
+        """Write the rows that wait, whole lines only."""
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.waiting]
         with _naming(self.path):
-            self.file.write(line)
-        self.events.write(row)
+            self.file.write("".join(lines).encode())
+            self.file.flush()
+        self.events.write(self.waiting)
+        self.waiting, self.written = [], time.monotonic()
 
     def sync(self) -> int:
-        """Bring metrics.jsonl to the disk; returns its length in bytes."""
+        """Bring every row to the disk; returns the length of metrics.jsonl in bytes."""
+        self.flush()
         with _naming(self.path):
-            self.file.flush()
             durable.fsync(self.file.fileno())
-        self.events.flush()
         return self.file.tell()
 
     def close(self) -> None:
-        """Close both files; whoever needs the rows on the disk calls `sync` before."""
-        try:
-            with _naming(self.path):
-                self.file.close()
-        finally:
-            self.events.close()
+        """Write what waits and close; whoever needs it on the disk calls `sync` before."""
+        with contextlib.closing(self.events), _naming(self.path), self.file:
+            self.flush()
 
 
 @contextlib.contextmanager
@@ -152,40 +153,31 @@ def _plain(value: float) -> float | str:
 
 
 class Events:
-    """One TensorBoard event file, opened (and its formats imported) at the first row.
-
-    The rows of one step wait for each other and become one event.
-    """
+    """One TensorBoard event file, opened (and its formats imported) at the first row."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.file: IO[bytes] | None = None
-        self.step = 0
-        self.values: list[Any] = []
 
-    def write(self, row: Row) -> None:
-        """Take one row; a row of another step writes the event of the step before."""
-        step = row.get("step", self.step)
-        if step != self.step:
-            self.flush()
-            self.step = step
-        self.values += _values(row)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        if not self.values:
-            return
-        if self.file is None:
-            name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-            self.path = self.directory / f"events.out.tfevents.{name}"
+    def write(self, rows: Iterable[Row]) -> None:
+        """The rows of one step become one event."""
+        for step, together in groupby(rows, lambda row: row.get("step", 0)):
+            if self.file is None:
+                self._open()
+            self._record(
+                step=step, summary={"value": [v for row in together for v in _values(row)]}
+            )
+        if self.file is not None:
             with _naming(self.path):
-                self.file = open(self.path, "xb")  # noqa: SIM115
-            self._record(file_version="brain.Event:2")
-            self._record(summary={"value": [_layout()]})
-        self._record(step=self.step, summary={"value": self.values})
+                self.file.flush()
+
+    def _open(self) -> None:
+        name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self.path = self.directory / f"events.out.tfevents.{name}"
         with _naming(self.path):
-            self.file.flush()
-        self.values = []
+            self.file = open(self.path, "xb")  # noqa: SIM115
+        self._record(file_version="brain.Event:2")
+        self._record(summary={"value": [_layout()]})
 
     def _record(self, **event: Any) -> None:
         """TFRecord: length, its checksum, data, its checksum."""
@@ -197,13 +189,9 @@ class Events:
             self.file.write(length + _checksum(length) + data + _checksum(data))
 
     def close(self) -> None:
-        """Write what waits, and close."""
-        try:
-            self.flush()
-        finally:
-            if self.file is not None:
-                with _naming(self.path):
-                    self.file.close()
+        if self.file is not None:
+            with _naming(self.path):
+                self.file.close()
 
 
 def _values(row: Row) -> list[Any]:
