@@ -143,6 +143,17 @@ def test_a_sync_brings_every_row_to_the_disk(tmp_path, monkeypatch):
         assert [log.sync()] == synced != [0]
 
 
+def test_rows_wait_for_each_other_but_not_long(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    with Log(tmp_path) as log:
+        log.scalars(1, {"a/b": 1.0})
+        assert list(rows(path)) == []
+        monkeypatch.setattr(logs, "WAIT", 0.0)
+        log.scalars(2, {"a/b": 2.0})
+        assert [row["step"] for row in rows(path)] == [1, 2]
+        assert seen(tmp_path)[0] == [("a/b", 1, 1.0), ("a/b", 2, 2.0)]
+
+
 def test_a_start_from_nothing_keeps_nothing(tmp_path):
     with Log(tmp_path) as log:
         write(log, [1, 2])

@@ -101,9 +101,9 @@ class Log:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One row with every {tag: value}."""
+        self.waiting.append({"step": step} | {tag: _plain(v) for tag, v in values.items()})
         if time.monotonic() - self.written > WAIT:
             self.flush()
-        self.waiting.append({"step": step} | {tag: _plain(v) for tag, v in values.items()})
 
     def histogram(
         self, step: int, tag: str, counts: Sequence[int], low: float, high: float

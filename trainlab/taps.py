@@ -196,11 +196,16 @@ def watching(
     sight.updates = dict(zip(sight.params, updates, strict=True))
 
 
+def single(values: Tensor) -> Tensor:
+    """Half precision as float32; others as they are."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
 def histogram(values: Tensor, bins: int = 64, most: int = 4096) -> Histogram:
     """The histogram of at most `most` evenly strided elements."""
-    flat = values.detach().reshape(-1)
-    flat = flat[:: -(-flat.numel() // most) | 1]  # odd: meets every column of a power-of-two width
-    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    flat = single(values).reshape(-1)
+    if flat.numel() > most:  # an odd stride meets every column of a power-of-two width
+        flat = flat[:: -(-flat.numel() // most) | 1]
     low, high = flat.aminmax()
     # histc with limits from the data would make the host wait for them; so the data goes to [0, 1]
     unit = (flat - low).div_((high - low).clamp_min_(torch.finfo(flat.dtype).tiny))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.taps import Histogram, Layer, Sight, eager, histogram, taps, unmoved
+from trainlab.taps import Histogram, Layer, Sight, eager, histogram, single, taps, unmoved
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
-_steepest: dict[tuple, Tensor] = {}
+_flat_below: dict[tuple, Tensor] = {}
 
 
 def activation(sight: Sight) -> dict[str, Tensor | Histogram]:
@@ -31,7 +31,7 @@ def activation(sight: Sight) -> dict[str, Tensor | Histogram]:
         seen[f"activation/{layer.name}"] = histogram(layer.out)
     calls = [layer for layer in sight.layers if layer.function]
     for layer, share in zip(calls, saturated(calls), strict=True):
-        seen[f"activation_saturated/{layer.name}"] = share.float().mean()
+        seen[f"activation_saturated/{layer.name}"] = share.mean(dtype=torch.float32)
         seen[f"activation_zero/{layer.name}"] = 1 - layer.out.count_nonzero() / layer.out.numel()
     return seen
 
@@ -39,11 +39,11 @@ def activation(sight: Sight) -> dict[str, Tensor | Histogram]:
 def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, U, ...) -> mean, pooled std, mean over the units of their std; two passes, because
     E[x^2] - E[x]^2 is wrong where |mean| / std is large."""
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    values = single(values)
     means = values.mean(samples(values), keepdim=True)  # (1, U, 1, ...)
-    stds = (values - means).square_().mean(samples(values)).sqrt_()  # (U,)
-    variance = stds.square().mean() + means.var(correction=0)  # within the units, between them
-    return means.mean(), variance.sqrt_(), stds.mean()
+    variances = (values - means).square_().mean(samples(values))  # (U,)
+    pooled = variances.mean() + means.var(correction=0)  # within the units, between them
+    return means.mean(), pooled.sqrt_(), variances.sqrt_().mean()
 
 
 def samples(values: Tensor) -> list[int]:
@@ -65,24 +65,24 @@ def saturated(calls: list[Layer]) -> list[Tensor]:
     if not calls:
         return []
     steep = slopes([layer.again for layer in calls], [layer.x for layer in calls])
-    return [s < SATURATED * steepest(layer) for layer, s in zip(calls, steep, strict=True)]
+    return [s < flat_below(layer) for layer, s in zip(calls, steep, strict=True)]
 
 
-def steepest(layer: Layer) -> Tensor:
-    """max |f'|, (), over a grid from -1490 to 1490 that is 0.004 fine at 0; remembered unless f has
-    tensors of its own, as PReLU."""
+def flat_below(layer: Layer) -> Tensor:
+    """5 % of max |f'|, (), over a grid from -1490 to 1490 that is 0.004 fine at 0; remembered
+    unless f has tensors of its own, as PReLU."""
     x = layer.x
     learned = any(isinstance(value, Tensor) for value in (*layer.args, *layer.kwargs.values()))
     key = (layer.function, layer.args, *layer.kwargs.items(), x.dtype, x.device)
-    if learned or key not in _steepest:
+    if learned or key not in _flat_below:
         grid = torch.linspace(-8, 8, 4001, device=x.device, dtype=x.dtype).sinh_()
         if learned and x.dim() > 1:
             grid = grid[:, None].expand(-1, x.shape[1])
-        slope = slopes([layer.again], [grid])[0].amax()
+        limit = SATURATED * slopes([layer.again], [grid])[0].amax()
         if learned:
-            return slope
-        _steepest[key] = slope
-    return _steepest[key]
+            return limit
+        _flat_below[key] = limit
+    return _flat_below[key]
 
 
 @torch.no_grad()

@@ -1,0 +1,28 @@
+"""TensorBoard in a real headless browser: every chart of the four panels has curves."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from forked import finish
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "screenshot.py"
+
+
+def test_four_panels_with_curves_for_every_layer(tmp_path):
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium with chromedriver on this machine")
+    code, _ = finish(["epochs=3", "preflight=none", f"hydra.run.dir={tmp_path}/run"], tmp_path)
+    assert code == 0
+    spec = importlib.util.spec_from_file_location("screenshot", SCRIPT)
+    screenshot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshot)
+    with screenshot.tensorboard(tmp_path / "run") as address:
+        charts = dict(screenshot.shoot(address, tmp_path / "panels.png"))
+    assert charts["mean"] == 3  # two activations and the logits
+    assert charts["norm in weights"] >= 3
+    assert charts["norm(update) / norm(weight)"] == 3
+    assert all(curves > 0 for curves in charts.values())
+    assert (tmp_path / "panels.png").stat().st_size > 20_000
