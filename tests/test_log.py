@@ -152,6 +152,8 @@ def test_rows_wait_for_each_other_but_not_long(tmp_path, monkeypatch):
         log.scalars(2, {"a/b": 2.0})
         assert [row["step"] for row in rows(path)] == [1, 2]
         assert seen(tmp_path)[0] == [("a/b", 1, 1.0), ("a/b", 2, 2.0)]
+    assert [row["step"] for row in rows(path)] == [1, 2]
+    same(tmp_path)
 
 
 def test_a_start_from_nothing_keeps_nothing(tmp_path):
