@@ -1,14 +1,16 @@
-"""Speed as ratios, in pairs, with an A/A control: `python scripts/benchmark.py [start step probe]
-[--pairs N]`.
+"""Speed as ratios, in pairs, with an A/A control.
+
+    python scripts/benchmark.py [start] [step] [probe] [--pairs N]
 
 A and B alternate in one process (or as alternating processes), one thread; the figure is the
 median of the ratios of the pairs, with its quartiles. The A/A control runs the same thing twice:
 what it is off 1 is the noise.
 
-    start   start to the end of a run of one step, against a script that imports torch, builds the
-    optimizer, takes a step step    a step with probes off against a hand-written loop: same
-    batches, figures, optimizer and schedule, no clip probe   a probe step in plain steps, and what
-    the default cadence therefore costs
+    start   a whole run of one step, against a script that imports torch, builds the same
+            optimizer and takes a step
+    step    a step with probes off, against a hand-written loop: same batches, figures,
+            optimizer and schedule, no clip
+    probe   a probe step in plain steps, and what the default cadence therefore costs
 """
 
 import argparse
@@ -26,8 +28,9 @@ SCRIPT = """
 import torch
 from torch import nn
 torch.set_num_threads(1)
-model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(),
-nn.Linear(64, 10)) optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
+model = nn.Sequential(nn.Flatten(), *layers)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 x, y = torch.randn(32, 1, 8, 8), torch.randint(10, (32,))
 optimizer.zero_grad()
 nn.functional.cross_entropy(model(x), y).backward()
@@ -71,11 +74,16 @@ def start(n: int) -> None:
 
 
 def bench_of(words: list[str]):
-    from trainlab.__main__ import compose
+    """The data and the recipe of a command line, without a run."""
+    from omegaconf import OmegaConf
+
+    from trainlab import command
     from trainlab.build import Door
     from trainlab.story import prepare
 
-    return prepare(compose([*words, "schedule=cosine", "device=cpu"]), Door())
+    with command.loaded() as hydra:
+        cfg = command.check(hydra, [*words, "schedule=cosine", "device=cpu"]).cfg
+    return prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
 
 
 def by_trainer(bench, steps: int) -> float:

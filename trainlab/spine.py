@@ -10,17 +10,22 @@ import difflib
 import hashlib
 import json
 import math
+import operator
 import re
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 from trainlab.errors import ConfigError
 
-CADENCE, DEVICE = r"[1-9]\d{0,11}(ep)?", r"auto|cpu|cuda(:\d+)?"
+DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
+CADENCE = {
+    "form": r"[1-9]\d{0,11}(ep)?",
+    "says": "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)",
+}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Key:
     """What one key may hold. `each`: a list of such values; `null`: null is allowed too."""
 
     kind: type
+    default: Any = None
     help: str = ""
     unit: str = ""
     ge: float | None = None
@@ -41,126 +47,78 @@ class Key:
     null: bool = False
     harmless: bool = False  # may differ between a run and its resumption
 
+    def bounds(self) -> dict[str, float]:
+        """{"gt": 0}: those of ge, gt, le and lt that are set."""
+        return {name: getattr(self, name) for name in SIGNS if getattr(self, name) is not None}
+
     def allowed(self) -> str:
         """`a finite number > 0`"""
         text = self.says or NAMES[self.kind]
         if self.choices:
             text = "one of " + ", ".join(self.choices)
-        signs = {">=": self.ge, ">": self.gt, "<=": self.le, "<": self.lt}
-        bounds = [f"{sign} {bound}" for sign, bound in signs.items() if bound is not None]
+        bounds = [f"{SIGNS[name]} {bound}" for name, bound in self.bounds().items()]
         text = " ".join([text, " and ".join(bounds)]).strip()
         if self.each:
             text = f"a list, each {text}"
         return f"null or {text}" if self.null else text
 
     def accepts(self, value: Any) -> bool:
-        if self.form and isinstance(value, int) and not isinstance(value, bool):
+        """Whether one value is allowed; the members of a list are asked one by one."""
+        if value is None or self.each:
+            return value is None and self.null
+        if self.form and type(value) is int:
             value = str(value)
-        if not isinstance(value, (int, float) if self.kind is float else self.kind):
+        if type(value) not in ((int, float) if self.kind is float else (self.kind,)):
             return False
-        if isinstance(value, bool) or self.kind is bool:
-            return self.kind is bool
-        if isinstance(value, str):
+        if self.kind is str:
             fits = not self.form or re.fullmatch(self.form, value)
             return bool(value and fits and (not self.choices or value in self.choices))
-        return (
-            abs(value) < math.inf
-            and (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-        )
+        inside = (getattr(operator, name)(value, bound) for name, bound in self.bounds().items())
+        return abs(value) < math.inf and all(inside)
 
 
-def key(default: Any, help: str, unit: str = "", **limits: Any) -> Any:
-    """A field of the spine; its type is the annotation's."""
-    return dataclasses.field(
-        default_factory=lambda: default, metadata={"help": help, "unit": unit, **limits}
-    )
-
-
-def cadence(default: int | str | None, help: str, harmless: bool = True) -> Any:
-    says = "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)"
-    return key(default, help, form=CADENCE, says=says, harmless=harmless)
-
-
-@dataclass
-class Penalty:
-    l2: float = key(0.0, "adds l2/2 * |parameters|^2 to the loss; equals SGD's weight_decay", ge=0)
-
-
-@dataclass
-class Clip:
-    norm: float | None = key(None, "largest joint L2 norm of the gradients; null: any", gt=0)
-
-
-@dataclass
-class Log:
-    every: str = cadence(50, "how often training loss and accuracy are written")
-
-
-@dataclass
-class Evaluate:  # it decides which weights are the best
-    every: str = cadence("1ep", "how often the validation split is judged", harmless=False)
-
-
-@dataclass
-class Probe:
-    every: str = cadence(50, "how often the probes look inside")
-
-
-@dataclass
-class Checkpoint:
-    every: str | None = cadence(None, "saves at fixed steps too; null: only by the clock")
-    seconds: float = key(
-        10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0,
+SPINE = {
+    "seed": Key(int, 0, "of weights, order and dropout", ge=0, le=SEEDS),
+    "device": Key(str, "auto", "GPU if there is one", **DEVICE, harmless=True),
+    "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024, harmless=True),
+    "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000, harmless=True),
+    "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True, harmless=True),
+    "batch_size": Key(int, 32, "samples a step", "samples", ge=1, le=2**31),
+    "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
+    "penalty.l2": Key(
+        float, 0.0, "adds l2/2 * |parameters|^2 to the loss; equals SGD's weight_decay", ge=0
+    ),
+    "clip.norm": Key(
+        float, None, "largest joint L2 norm of the gradients; null: any", gt=0, null=True
+    ),
+    "log.every": Key(
+        str, 50, "how often training loss and accuracy are written", **CADENCE, harmless=True
+    ),
+    # it decides which weights are the best
+    "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
+    "probe.every": Key(str, 50, "how often the probes look inside", **CADENCE, harmless=True),
+    "checkpoint.every": Key(
+        str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True,
         harmless=True,
-    )  # fmt: skip
-
-
-@dataclass
-class Preflight:
-    on_fail: str = key("warn", "what a failed check does", choices=("warn", "stop"), harmless=True)
-
-
-@dataclass
-class Spine:
-    seed: int = key(0, "of weights, order and dropout", ge=0, le=SEEDS)
-    device: str = key(
-        "auto", "GPU if there is one", form=DEVICE, says="auto, cpu, cuda or cuda:N", harmless=True
-    )  # fmt: skip
-    threads: int = key(1, "CPU threads; other counts, other bits", ge=1, le=1024, harmless=True)
-    epochs: int = key(30, "length of the training", "epochs", ge=1, le=1_000_000, harmless=True)
-    max_steps: int | None = key(None, "ends it earlier", "steps", ge=1, harmless=True)
-    batch_size: int = key(32, "samples a step", "samples", ge=1, le=2**31)
-    monitor: str = key("val/loss", "what the best weights are best in", choices=MONITORS)
-    penalty: Penalty = dataclasses.field(default_factory=Penalty)
-    clip: Clip = dataclasses.field(default_factory=Clip)
-    log: Log = dataclasses.field(default_factory=Log)
-    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
-    probe: Probe = dataclasses.field(default_factory=Probe)
-    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
-    preflight: Preflight = dataclasses.field(default_factory=Preflight)
-    quiet: bool = key(False, "print nothing", harmless=True)
-    resume: str | None = key(None, "auto, or the folder of a run to go on with", harmless=True)
-    resume_allow: list[str] = key([], "keys that may differ from the resumed run", harmless=True)
-    trust: list[str] = key([], "your packages a _target_ may name", form=PACKAGE, harmless=True)
-
-
-def _keys(node: type, prefix: str = "") -> dict[str, Key]:
-    found = {}
-    for field in dataclasses.fields(node):
-        if dataclasses.is_dataclass(field.type):
-            found |= _keys(field.type, f"{prefix}{field.name}.")
-        else:
-            kinds = get_args(field.type) or (field.type,)
-            found[prefix + field.name] = Key(
-                kinds[0], **field.metadata, null=NoneType in kinds, each=field.type == list[str]
-            )
-    return found
-
-
-SPINE = _keys(Spine)
+    ),
+    "checkpoint.seconds": Key(
+        float, 10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0,
+        harmless=True,
+    ),
+    "preflight.on_fail": Key(
+        str, "warn", "what a failed check does", choices=("warn", "stop"), harmless=True
+    ),
+    "quiet": Key(bool, False, "print nothing", harmless=True),
+    "resume": Key(
+        str, None, "auto, or the folder of a run to go on with", null=True, harmless=True
+    ),
+    "resume_allow": Key(
+        str, [], "keys that may differ from the resumed run", each=True, harmless=True
+    ),
+    "trust": Key(
+        str, [], "your packages a _target_ may name", form=PACKAGE, each=True, harmless=True
+    ),
+}  # fmt: skip
 COMMON = {
     "activation.alpha": Key(float, gt=0),
     "init.bias": Key(float),
@@ -174,7 +132,7 @@ COMMON = {
     "data.root": Key(str, null=True, harmless=True),  # the data's own digest is compared instead
     "data.download": Key(bool, harmless=True),
     "data.split_seed": Key(int, ge=0, le=SEEDS),
-    "data.val_size": Key(int, "samples", ge=1),
+    "data.val_size": Key(int, ge=1),
     "model.widths": Key(int, ge=1, le=2**20, each=True),
     "model.channels": Key(int, ge=1, le=2**20, each=True),
     "model.dropout": Key(float, ge=0, lt=1),
@@ -196,7 +154,11 @@ HARMLESS = ("preflight.", "task.", "hydra.")
 
 def defaults() -> dict[str, Any]:
     """The spine as plain dicts, for Hydra's ConfigStore."""
-    return dataclasses.asdict(Spine())
+    config: dict[str, Any] = {}
+    for name, rule in SPINE.items():
+        section, _, last = name.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[last] = rule.default
+    return config
 
 
 def declared(name: str) -> Key | None:
@@ -218,21 +180,14 @@ def check(name: str, value: Any, usual: Any = None) -> None:
         if not isinstance(sample, tuple(NAMES)):  # null or {}: any value
             return
         rule = Key(type(sample), each=isinstance(usual, list))
-    if value is None and rule.null:
-        return
-    values = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {}
-    if rule.each != isinstance(value, list):
-        fix = (
-            f"use {name}=[{plain(value)}]" if rule.each and value is not None else _use(name, usual)
-        )
-        if isinstance(value, list) and len(value) == 1:
-            fix = f"use {name}={plain(value[0])}"
-        raise ConfigError(f"{name} = {plain(value)}: must be {rule.allowed()}; {fix}")
-    single = dataclasses.replace(rule, each=False)
-    for part, item in (values or {} if rule.each else {name: value}).items():
-        if not single.accepts(item):
-            fix = _nearest(name, single, item) or _use(name, usual)
-            raise ConfigError(f"{part} = {plain(item)}: must be {single.allowed()}; {fix}")
+    parts = {name: value}
+    if rule.each and isinstance(value, list):
+        rule = dataclasses.replace(rule, each=False)
+        parts = {f"{name}[{i}]": item for i, item in enumerate(value)}
+    for part, item in parts.items():
+        if not rule.accepts(item):
+            fix = _nearest(name, rule, item) or _use(name, usual)
+            raise ConfigError(f"{part} = {plain(item)}: must be {rule.allowed()}; {fix}")
     if name == "optim.betas" and len(value) != 2:
         raise ConfigError(f"{name} = {plain(value)}: must be two numbers; {_use(name, usual)}")
 
@@ -248,15 +203,17 @@ def plain(value: Any) -> str:
 
 def _use(name: str, usual: Any) -> str:
     if usual is None and name in SPINE:
-        usual = flat(defaults())[name]
+        usual = SPINE[name].default
     return f"such as {name}={plain(usual)}" if usual is not None else f"leave {name} out"
 
 
 def _nearest(name: str, rule: Key, value: Any) -> str:
-    """What was probably meant: 1e3 for 1000, 50% for 0.5, 1e for 1e-3, gpu for cuda."""
+    """What was probably meant: 1e3 for 1000, 50% for 0.5, 1e for 1e-3, gpu for cuda, [16] for 16."""
     words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
-    meant: Any = words.get(str(value))
     text = str(value).strip()
+    meant = words.get(text)
+    if rule.each or (isinstance(value, list) and len(value) == 1):
+        return f"use {name}={plain([value] if rule.each else value[0])}" if value else ""
     if rule.kind in (int, float):
         if re.fullmatch(r"\d+e", text):
             return f"did you mean {name}={text}-3?"
@@ -267,8 +224,8 @@ def _nearest(name: str, rule: Key, value: Any) -> str:
             return ""
         if rule.kind is int and meant.is_integer():
             meant = int(meant)
-    elif rule.choices and meant is None:
-        meant = next(iter(difflib.get_close_matches(text, rule.choices, 1, 0.5)), None)
+    elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
+        meant = near[0]
     return f"use {name}={plain(meant)}" if meant is not None and rule.accepts(meant) else ""
 
 
