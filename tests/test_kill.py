@@ -145,7 +145,7 @@ ITEMS = {
     "model": lambda tensors, best, facts: drop(tensors, "model."),
     "buffers": lambda tensors, best, facts: drop(tensors, "model.hidden1.1.running"),
     "optimizer": lambda tensors, best, facts: drop(tensors, "optimizer."),
-    "groups": lambda tensors, best, facts: facts["trainer"].pop("groups"),
+    "moments": lambda tensors, best, facts: facts["trainer"]["optimizer"].clear(),
     "record": lambda tensors, best, facts: (
         drop(tensors, "record."),
         facts["trainer"].update(record_sizes=[]),

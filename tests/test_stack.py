@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from trainlab import checkpoint
 from trainlab import stack as stacks
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.preprocess import standardize
 from trainlab.data.splits import Split
+from trainlab.errors import ConfigError
 from trainlab.nn import norm
 from trainlab.nn.mlp import mlp
 from trainlab.optim import penalty
@@ -83,19 +85,55 @@ def test_a_stack_equals_separate_runs_in_float64(name, activation):
                 torch.testing.assert_close(
                     mine, value, rtol=0, atol=1e-9, msg=f"run {run}, step {step}: {tag}"
                 )
-        for (tag, mine), value in zip(
-            model.state_dict().items(), alone.state_dict().values(), strict=True
+        for stacked, single in (
+            (model.state_dict(), alone.state_dict()),
+            (together.best, trainer.best),
         ):
-            torch.testing.assert_close(mine[run], value, rtol=0, atol=1e-9, msg=f"run {run}: {tag}")
-        for (tag, mine), value in zip(together.best.items(), trainer.best.values(), strict=True):
-            torch.testing.assert_close(
-                mine[run], value, rtol=0, atol=1e-9, msg=f"run {run}: best {tag}"
-            )
+            assert single.keys() <= stacked.keys()
+            for tag, value in single.items():
+                mine = stacked[tag][run]
+                torch.testing.assert_close(mine, value, rtol=0, atol=1e-9, msg=f"run {run}: {tag}")
         assert together.best_step[run] == trainer.best_step
 
 
-def test_what_does_not_stack_is_refused_by_name():
-    from trainlab.errors import ConfigError
+class Odd(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) + 1
 
-    with pytest.raises(ConfigError, match="Conv2d does not stack"):
-        stacks.stack([nn.Sequential(nn.Conv2d(1, 2, 3))] * 2, (0, 1))
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Sequential(nn.Conv2d(1, 2, 3))], "Conv2d does not"),
+        ([Odd(nn.ReLU()), Odd(nn.ReLU())], "Odd does not stack"),
+        ([nn.ELU(1.0), nn.ELU(2.0)], "runs of a stack differ"),
+        ([nn.BatchNorm1d(3, affine=False)] * 2, "BatchNorm1d does not stack"),
+    ],
+)
+def test_what_does_not_stack_is_refused_by_name(models, words):
+    with pytest.raises(ConfigError, match=words):
+        stacks.stack(models, (0, 1))
+
+
+def test_a_stack_goes_on_from_its_checkpoint_bit_for_bit():
+    split = some_data()
+    preprocess = standardize(split.x, 16)
+
+    def orders(epoch):
+        return torch.stack([shuffled(len(split), seed, epoch) for seed in SEEDS])
+
+    def fresh():
+        model = stacks.stack([model_of(seed) for seed in SEEDS], SEEDS)
+        lrs = torch.tensor(LRS, dtype=torch.float64)
+        optimizer = stacks.Optimizer(model.parameters(), OPTIMIZERS["adam"], lrs)
+        return trainer_of(model, optimizer, orders, stacks.lift, preprocess, split)
+
+    whole, half, again = fresh(), fresh(), fresh()
+    rows_of(whole)
+    for _ in range(37):
+        half.step(*half.batches(half.at))
+    tensors, numbers = checkpoint.state_of(half)
+    checkpoint.restore(again, {k: t.clone() for k, t in tensors.items()}, half.best, numbers)
+    rows_of(again)
+    for mine, theirs in zip(again.params, whole.params, strict=True):
+        assert torch.equal(mine, theirs)

@@ -25,7 +25,7 @@ from trainlab.train import Trainer
 
 FORMAT = 1
 KEPT = 2
-NAME = re.compile(r"ckpt-(\d{8})\.json")
+NAME = re.compile(r"ckpt-(\d{8,})\.json")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def save(
     }
     if best:
         path = folder / f"best-{best_step:08d}.safetensors"
-        files[path.name] = _known(folder, path.name) or _write(path, best)
+        files[path.name] = _write(path, best)
     head = {"format": FORMAT, "step": step, "best_step": best_step, "files": files}
     body = json.dumps(head | facts, indent=1, allow_nan=False).encode()
     durable.write(
@@ -130,7 +130,7 @@ def manifest(path: Path) -> dict[str, Any]:
 def _manifests(folder: Path) -> list[Path]:
     """Newest first."""
     found = [path for path in folder.glob("ckpt-*.json") if NAME.fullmatch(path.name)]
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)
 
 
 def _bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -140,36 +140,29 @@ def _bytes(tensors: dict[str, Tensor]) -> bytes:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     data = _bytes(tensors)
-    durable.write(path, data)
+    if not (path.exists() and path.read_bytes() == data):  # best weights that did not change
+        durable.write(path, data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _known(folder: Path, name: str) -> dict[str, Any] | None:
-    """The entry of a file that a kept manifest already names, so that unchanged best weights are
-    written once."""
-    for path in _manifests(folder)[:KEPT]:
-        try:
-            files = manifest(path)["files"]
-        except CheckpointError:
-            continue
-        if name in files and (folder / name).is_file():
-            return files[name]
-    return None
-
-
 def _let_go(folder: Path) -> None:
-    manifests = _manifests(folder)
-    wanted = {path.name for path in manifests[:KEPT]}
-    for path in manifests[:KEPT]:
+    wanted: set[str] = set()
+    kept = 0
+    for path in _manifests(folder):
         try:
-            wanted |= set(manifest(path)["files"])
+            files = set(manifest(path)["files"])
         except CheckpointError:
             continue  # damaged: it names nothing that could be used
+        if kept < KEPT:
+            wanted |= files | {path.name}
+            kept += 1
     # manifests first: a manifest must never outlive the files it names
-    doomed = sorted(
-        (p for p in folder.iterdir() if p.name not in wanted), key=lambda p: p.suffix != ".json"
-    )
+    doomed = sorted((p for p in folder.iterdir() if p.name not in wanted), key=_manifest_first)
     durable.remove(doomed)
+
+
+def _manifest_first(path: Path) -> bool:
+    return path.suffix != ".json"
 
 
 def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -181,25 +174,23 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     trainer.recorded()
     model = trainer.model.state_dict()
     if not all(bool(t.isfinite().all()) for t in model.values()):
-        trainer.diverged(trainer.at, "nan in the weights")
+        trainer.diverged(trainer.at, "a weight that is not finite")
     tensors = {f"model.{name}": t for name, t in model.items()}
-    optimizer = trainer.optimizer.state_dict()
-    numbers: dict[str, Any] = {}
-    for index, entries in optimizer["state"].items():
-        for name, value in entries.items():
-            kind = tensors if isinstance(value, Tensor) else numbers
-            kind[f"optimizer.{index}.{name}"] = value
+    optimizer = {
+        str(index): {
+            name: _encoded(f"optimizer.{index}.{name}", v, tensors) for name, v in own.items()
+        }
+        for index, own in trainer.optimizer.state_dict()["state"].items()
+    }
     losses, correct, sizes = zip(*trainer.record, strict=True) if trainer.record else ((), (), ())
     if sizes:
         tensors |= {"record.loss": torch.stack(losses), "record.correct": torch.stack(correct)}
     if trainer.best_value is not None:
         tensors |= {"best.value": trainer.best_value, "best.step": trainer.best_step}
-    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer["param_groups"]]
     return tensors, {
         "at": trainer.at,
-        "best_at": trainer.best_at(),
-        "groups": groups,
-        "optimizer": numbers,
+        "best_at": None if trainer.best_step is None else trainer.best_at(),
+        "optimizer": optimizer,
         "record_sizes": list(sizes),
     }
 
@@ -216,27 +207,37 @@ def restore(
     if "best.value" in tensors:
         _same_shapes(own, best)
     trainer.model.load_state_dict(saved)
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | numbers["optimizer"]).items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            entries.setdefault(int(index), {})[key] = value
-    groups = [  # JSON has no tuples: betas
-        {key: tuple(v) if isinstance(v, list) else v for key, v in group.items()}
-        | {"params": now["params"]}
-        for group, now in zip(
-            numbers["groups"], trainer.optimizer.state_dict()["param_groups"], strict=True
-        )
-    ]
-    trainer.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    state = {
+        int(index): {name: _decoded(value, tensors) for name, value in own.items()}
+        for index, own in numbers["optimizer"].items()
+    }
+    # lr, betas and the rest are the recipe's, which is the same or was allowed to differ
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     if numbers["record_sizes"]:
         columns = (tensors[f"record.{name}"].to(device).unbind() for name in ("loss", "correct"))
         trainer.record = list(zip(*columns, numbers["record_sizes"], strict=True))
     trainer.best = {name: t.to(device) for name, t in best.items()}
     trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
     trainer.at = numbers["at"]
-    if trainer.best_at() != numbers["best_at"]:
+    if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")
+
+
+def _encoded(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A JSON-ready stand-in; tensors, also those in lists (L-BFGS), go to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, list):
+        return [_encoded(f"{name}.{k}", each, tensors) for k, each in enumerate(value)]
+    return value
+
+
+def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        return tensors[value["tensor"]]
+    return [_decoded(each, tensors) for each in value] if isinstance(value, list) else value
 
 
 def _same_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """A run that was trained before: load it, evaluate it."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ from trainlab import checkpoint
 from trainlab.build import Door
 from trainlab.data.preprocess import Affine
 from trainlab.errors import CheckpointError, ConfigError
+from trainlab.keeper import same
 from trainlab.show import Show
-from trainlab.story import build_network, prepare
+from trainlab.story import build_network, facts, prepare
 
 
 class Loaded(NamedTuple):
@@ -31,13 +33,13 @@ def load(run: str | Path, trust: Sequence[str] = ()) -> Loaded:
     `trust` admits the user's own packages that the run was trained with. Raises CheckpointError.
     """
     saved = _newest(Path(run))
-    facts, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
-    model = build_network(cfg, Door(trust), facts["shape"], len(facts["classes"]))
+    told, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
+    model = build_network(cfg, Door(trust), told["shape"], len(told["classes"]))
     model.load_state_dict(_weights(saved))
     preprocess = Affine(
-        **{name: torch.tensor(values) for name, values in facts["preprocess"].items()}
+        **{name: torch.tensor(values) for name, values in told["preprocess"].items()}
     )
-    return Loaded(model.eval(), preprocess, tuple(facts["classes"]))
+    return Loaded(model.eval(), preprocess, tuple(told["classes"]))
 
 
 def evaluate(
@@ -48,6 +50,7 @@ def evaluate(
         raise ConfigError("task = evaluate: needs a run; give resume=DIR")
     saved = _newest(directory)
     bench = prepare(cfg, door)
+    same(facts(bench), saved.facts, cfg.resume_allow)
     trainer = bench.fresh()
     trainer.model.load_state_dict(_weights(saved))
     results = bench.scores(trainer)
@@ -57,7 +60,9 @@ def evaluate(
 
 
 def _newest(run: Path) -> checkpoint.Checkpoint:
-    saved, _ = checkpoint.newest(run / "checkpoints")
+    saved, wrong = checkpoint.newest(run / "checkpoints")
+    for text in wrong:
+        warnings.warn(f"{run}: {text}; using the checkpoint before it", stacklevel=3)
     if saved is None:
         raise CheckpointError(
             f"run = {run}: no checkpoint there; train it, or give the folder of a run"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab import checkpoint, rundir, spine, world
+from trainlab.checkpoint import Checkpoint
 from trainlab.errors import CheckpointError
 from trainlab.log import Log
 from trainlab.train import Trainer
@@ -18,8 +19,11 @@ class Keeper:
     environment, preprocessing, ...
     """
 
-    def __init__(self, directory: Path, facts: dict[str, Any], seconds: float):
+    def __init__(
+        self, directory: Path, facts: dict[str, Any], seconds: float, status: rundir.Status
+    ):
         self.directory, self.facts, self.seconds = directory, facts, seconds
+        self.status = status
         self.saved_at, self.saved_when, self.cost = 0, time.monotonic(), 0.0
         self.begun = time.monotonic()
         self.resumes = 0
@@ -55,66 +59,77 @@ class Keeper:
     def after(self, flag: rundir.Flag, trainer: Trainer) -> None:
         """Asked after every step: stop when a signal came, save when the time is up; saving takes
         at most 2 % of it."""
+        self.status.step = trainer.at
         if flag.raised is not None:
             self.save(trainer)
             raise rundir.stopped(flag.raised, trainer.at, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
 
-    def resume(self, trainer: Trainer, allowed: Sequence[str]) -> tuple[int, list[str]]:
-        """Bring the Trainer to the newest whole checkpoint: (bytes of metrics.jsonl it stands on,
-        notes to show).
+    def find(self, steps: int, allowed: Sequence[str]) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
 
-        Raises CheckpointError when all are damaged, or the recipe or the data changed in a way
-        that is not allowed.
+        Raises CheckpointError when all are damaged, when the recipe or the data changed in a way
+        that is not allowed, and when the run of so many `steps` is already past its end.
         """
         saved, wrong = checkpoint.newest(self.directory / "checkpoints")
         notes = [f"warning: {text}; using the checkpoint before it" for text in wrong]
         if saved is None:
-            return 0, notes
-        try:
-            return saved.facts["metrics_bytes"], notes + self._take_up(saved, trainer, allowed)
-        except KeyError as error:
-            raise CheckpointError(
-                f"resume = {self.directory}: {error} is missing from the checkpoint of step "
-                f"{saved.step}; remove that checkpoint, or start again without resume"
-            ) from error
-
-    def _take_up(
-        self, saved: checkpoint.Checkpoint, trainer: Trainer, allowed: Sequence[str]
-    ) -> list[str]:
-        for name in self.facts:
-            saved.facts[name]  # all of them must be there, whether this start needs them or not
-        self._same(saved.facts, allowed)
-        if saved.step > trainer.steps:
+            return None, notes
+        for name in (
+            *self.facts,
+            "metrics_bytes",
+            "trainer",
+            "random",
+            "elapsed_seconds",
+            "resumes",
+        ):
+            if name not in saved.facts:
+                raise self._missing(saved, name)
+        same(self.facts, saved.facts, allowed)
+        if saved.step > steps:
             raise CheckpointError(
                 f"resume = {self.directory}: the checkpoint is at step {saved.step} and the run "
-                f"would end at {trainer.steps}: nothing to do; raise epochs or max_steps"
+                f"would end at {steps}: nothing to do; raise epochs or max_steps"
             )
-        notes = []
         now = self.facts["environment"]
         for key, then in saved.facts["environment"].items():
             if now[key] != then:
                 notes.append(
                     f"warning: {key} is {now[key]}, the checkpoint has {then}: bits may differ"
                 )
-        checkpoint.restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
-        world.restore_random_state(saved.tensors, saved.facts["random"])
+        return saved, [*notes, f"resumed at step {saved.step} of {steps}"]
+
+    def take_up(self, saved: Checkpoint, trainer: Trainer) -> int:
+        """Bring the Trainer and the random streams there; bytes of metrics.jsonl it stands on."""
+        try:
+            checkpoint.restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
+            world.restore_random_state(saved.tensors, saved.facts["random"])
+        except KeyError as error:
+            raise self._missing(saved, error) from error
         self.saved_at = saved.step
         self.begun -= saved.facts["elapsed_seconds"]
         self.resumes = saved.facts["resumes"] + 1
-        return [*notes, f"resumed at step {saved.step} of {trainer.steps}"]
+        return saved.facts["metrics_bytes"]
 
-    def _same(self, saved: dict[str, Any], allowed: Sequence[str]) -> None:
-        now, then = spine.flat(self.facts["config"]), spine.flat(saved["config"])
-        for key in sorted(now.keys() | then.keys()):
-            if now.get(key) != then.get(key) and not spine.harmless(key) and key not in allowed:
-                raise CheckpointError(
-                    f"{key} = {now.get(key)}: the checkpoint was made with {then.get(key)}; "
-                    f"start a new run, or allow it with resume_allow=[{key}]"
-                )
-        if self.facts["data"] != saved["data"] and "data" not in allowed:
+    def _missing(self, saved: Checkpoint, name: object) -> CheckpointError:
+        return CheckpointError(
+            f"resume = {self.directory}: {name} is missing from the checkpoint of step "
+            f"{saved.step}; remove that checkpoint, or start again without resume"
+        )
+
+
+def same(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Refuse another recipe or other data than a checkpoint's facts tell of. CheckpointError."""
+    here, there = spine.flat(now["config"]), spine.flat(then["config"])
+    for key in sorted(here.keys() | there.keys()):
+        if here.get(key) != there.get(key) and not spine.harmless(key) and key not in allowed:
             raise CheckpointError(
-                "data: not the data the checkpoint was made with; start a new run, "
-                "or allow it with resume_allow=[data]"
+                f"{key} = {here.get(key)}: the checkpoint was made with {there.get(key)}; "
+                f"start a new run, or allow it with resume_allow=[{key}]"
             )
+    if now["data"] != then["data"] and "data" not in allowed:
+        raise CheckpointError(
+            "data: not the data the checkpoint was made with; start a new run, "
+            "or allow it with resume_allow=[data]"
+        )

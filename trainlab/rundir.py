@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,13 +40,24 @@ def make(root: Path, name: str) -> Path:
     raise MachineError(f"hydra.run.dir = {root / name}: taken 10,000 times; choose another")
 
 
-@contextmanager
-def held(directory: Path, digest: str) -> Iterator[Callable[[str, int], None]]:
-    """Hold a run's folder by a lock that the kernel lets go when the process dies; gives
-    `status(state, step)`.
+class Status:
+    """Writes status.json: running, finished, stopped, diverged or failed; the step; the reason."""
 
-    Raises BusyError when another process holds it. status.json says running, finished, stopped,
-    diverged or failed.
+    def __init__(self, directory: Path, digest: str):
+        self.path, self.digest, self.step, self.begun = directory / "status.json", digest, 0, False
+
+    def write(self, state: str, reason: str = "") -> None:
+        entry = {"state": state, "step": self.step, "reason": reason, "pid": os.getpid()}
+        durable.write_json(self.path, entry | {"config_digest": self.digest})
+        self.begun = True
+
+
+@contextmanager
+def held(directory: Path, digest: str) -> Iterator[Status]:
+    """Hold a run's folder by a lock that the kernel lets go when the process dies.
+
+    Raises BusyError when another process holds it. A start that was refused before it wrote its
+    first status leaves the status of the run as it was.
     """
     with open(directory / ".lock", "a+") as lock:
         try:
@@ -60,28 +71,13 @@ def held(directory: Path, digest: str) -> Iterator[Callable[[str, int], None]]:
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-
-        def status(state: str, step: int, reason: str = "") -> None:
-            entry = {
-                "state": state,
-                "step": step,
-                "reason": reason,
-                "pid": os.getpid(),
-                "config_digest": digest,
-            }
-            durable.write_json(directory / "status.json", entry)
-
-        status("running", 0)
+        status = Status(directory, digest)
+        states = {Stopped: "stopped", KeyboardInterrupt: "stopped", NonFiniteError: "diverged"}
         try:
             yield status
-        except Stopped as error:
-            status("stopped", 0, str(error))
-            raise
-        except NonFiniteError as error:
-            status("diverged", 0, str(error))
-            raise
         except BaseException as error:
-            status("failed", 0, f"{type(error).__name__}: {error}")
+            if status.begun and directory.exists():
+                status.write(states.get(type(error), "failed"), f"{type(error).__name__}: {error}")
             raise
 
 

@@ -7,8 +7,8 @@ separate runs up to the order of additions (1e-9 over 100 steps in float64), nev
 runs, B batch, F features.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import singledispatch
 from typing import Any
 
 import torch
@@ -24,10 +24,11 @@ ELEMENTWISE = (nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity)  # no weight, 
 
 
 def stack(models: Sequence[nn.Module], seeds: Sequence[int]) -> nn.Module:
-    """R models of one structure -> one module, (R, B, ...) -> (R, B, K). Dropout follows each
-    run's own stream."""
-    dropout = [stream(seed, "dropout") for seed in seeds]
-    return stacked(models[0], list(models), dropout)
+    """R models of one structure -> one module, (R, B, ...) -> (R, B, K).
+
+    Dropout follows each run's own stream. Raises ConfigError for what cannot be stacked.
+    """
+    return _stacked(list(models), [stream(seed, "dropout") for seed in seeds])
 
 
 def lift(function: Callable) -> Callable:
@@ -35,48 +36,29 @@ def lift(function: Callable) -> Callable:
     return vmap(function)
 
 
-@singledispatch
-def stacked(first: nn.Module, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    """What replaces `models`, chosen by the type of the first. Raises ConfigError for what cannot
-    be stacked."""
-    if isinstance(first, ELEMENTWISE):
+def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
+    first, kind = models[0], type(models[0])
+    for model in models:
+        if type(model) is not kind or repr(model) != repr(first):
+            raise ConfigError(f"runs of a stack differ: {first} and {model}; run them one by one")
+    if kind is nn.Sequential:
+        names = [name for name, _ in first.named_children()]
+        layers = [_stacked([m.get_submodule(name) for m in models], dropout) for name in names]
+        return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+    if kind is nn.Linear:
+        return Linear(models)
+    if kind is nn.BatchNorm1d and first.affine and first.track_running_stats:
+        return BatchNorm(models)
+    if kind is nn.Dropout:
+        return Dropout(first.p, dropout)
+    if kind is nn.Flatten:
+        return nn.Flatten(2)
+    if kind in ELEMENTWISE:
         return first
     raise ConfigError(
-        f"{type(first).__name__} does not stack (Linear, elementwise activations, batch norm and "
+        f"{kind.__name__} does not stack (Linear, elementwise activations, batch norm and "
         "dropout do); run the seeds one by one"
     )
-
-
-@stacked.register
-def _(first: nn.Sequential, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    layers = {
-        name: stacked(child, [model.get_submodule(name) for model in models], dropout)
-        for name, child in first.named_children()
-    }
-    sequence = nn.Sequential()
-    for name, layer in layers.items():
-        sequence.add_module(name, layer)
-    return sequence
-
-
-@stacked.register
-def _(first: nn.Flatten, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    return nn.Flatten(2)
-
-
-@stacked.register
-def _(first: nn.Linear, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    return Linear(models)
-
-
-@stacked.register
-def _(first: nn.BatchNorm1d, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    return BatchNorm(models)
-
-
-@stacked.register
-def _(first: nn.Dropout, models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    return Dropout(first.p, dropout)
 
 
 def together(tensors: Sequence[Tensor]) -> Tensor:
@@ -136,10 +118,18 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        keep = torch.empty_like(x)
+        keep = torch.empty_like(x, device=self.generators[0].device)
         for mask, generator in zip(keep, self.generators, strict=True):
             mask.bernoulli_(1 - self.p, generator=generator)
-        return x * keep.div_(1 - self.p)
+        return x * keep.div_(1 - self.p).to(x.device)
+
+    def get_extra_state(self) -> Tensor:
+        """Where each generator stands, (R, bytes): part of a checkpoint."""
+        return torch.stack([generator.get_state() for generator in self.generators])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        for generator, own in zip(self.generators, state.cpu(), strict=True):
+            generator.set_state(own.clone())  # a view of another tensor crashes torch
 
 
 class Optimizer:

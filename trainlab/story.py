@@ -5,7 +5,7 @@ values.
 """
 
 import dataclasses
-import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -86,9 +86,9 @@ def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes
 
 
 def refuse_single_image(model: nn.Module, images: int, batch_size: int) -> None:
-    """A batch of one image has no variance, and torch would only fail at the end of the epoch."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    if images % batch_size == 1 and any(isinstance(m, norms) for m in model.modules()):
+    """One image alone has no variance for (B, F), and torch would fail at the end of the epoch."""
+    last = images % batch_size or batch_size
+    if last == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
         raise ConfigError(
             f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
             f"batch norm needs two; use batch_size={batch_size + 1}"
@@ -119,20 +119,25 @@ def train(
     digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
         status = stack.enter_context(rundir.held(directory, digest))
+        stop = stack.enter_context(rundir.signals())
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
 
         bench = prepare(cfg, door)
         trainer = bench.fresh()
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
+        keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
+        saved = None
+        if cfg.resume is not None:
+            saved, notes = keeper.find(trainer.steps, cfg.resume_allow)
+            for note in notes:
+                show.note(note)
+        status.write("running")  # from here on this start is the run's
+        durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")
-        keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds)
-        kept, notes = (0, []) if cfg.resume is None else keeper.resume(trainer, cfg.resume_allow)
-        for note in notes:
-            show.note(note)
-        durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        kept = keeper.take_up(saved, trainer) if saved else 0
         log = keeper.log = stack.enter_context(Log(directory, kept))
         if kept == 0:
             log.text("recipe", words.card(cfg, choices))
@@ -140,12 +145,14 @@ def train(
             rows=partial(write_rows, bench, trainer, log, show),
             probe=probes(bench, log),
             save=keeper.save,
-            after=partial(keeper.after, stack.enter_context(rundir.signals())),
+            after=partial(keeper.after, stop),
         )
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
+        begun, at = time.monotonic(), trainer.at
         trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
         show.stop()
+        threads_hint(bench, show, (time.monotonic() - begun) / max(trainer.at - at, 1))
 
         summary = close(bench, trainer, log) | {
             "config_digest": digest,
@@ -155,27 +162,22 @@ def train(
             "directory": str(directory),
         }
         durable.write_json(directory / "summary.json", summary)
-        status("finished", trainer.at)
+        status.write("finished")
     show.closing(summary["results"], summary["best_step"], verdicts, directory)
     return summary
 
 
 def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
-    """Run the checks of `preflight`, or read what an earlier start of the same run found."""
+    """Run the checks of `preflight`. Raises ConfigError when training cannot work."""
     nodes = bench.cfg.preflight.get("checks") or {}
     if not nodes:
         return []
-    from trainlab.checks import Verdict, run_checks  # a room: only for runs that ask for it
+    from trainlab.checks import run_checks  # a room: only for runs that ask for it
 
-    path = directory / "verdicts.json"
-    if path.exists():
-        verdicts = [Verdict(**v) for v in json.loads(path.read_text())]
-        show.verdicts(verdicts)
-        return verdicts
     begun = time.monotonic()
     verdicts = run_checks({name: bench.door(node) for name, node in nodes.items()}, bench.fresh)
     show.verdicts(verdicts, time.monotonic() - begun)
-    durable.write_json(path, [dataclasses.asdict(v) for v in verdicts])
+    durable.write_json(directory / "verdicts.json", [dataclasses.asdict(v) for v in verdicts])
     for verdict in verdicts:
         if verdict.stops or (verdict.status == "FAIL" and bench.cfg.preflight.on_fail == "stop"):
             raise ConfigError(
@@ -183,6 +185,16 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
                 f"{verdict.advice}"
             )
     return verdicts
+
+
+def threads_hint(bench: Bench, show: Show, seconds: float) -> None:
+    """Say where more threads would pay: steps over 2 ms are arithmetic rather than calls."""
+    threads, cores = bench.cfg.threads, os.cpu_count() or 1
+    if bench.device.type == "cpu" and threads < cores and seconds > 2e-3:
+        show.note(
+            f"threads = {threads}: a step took {seconds * 1e3:.1f} ms on {threads} of {cores} "
+            f"cores; threads={cores} may be faster on an idle machine (and gives other bits)"
+        )
 
 
 def facts(bench: Bench) -> dict[str, Any]:

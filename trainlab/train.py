@@ -164,18 +164,15 @@ class Trainer:
         bad = ~host[0].reshape(len(losses), -1).isfinite().all(1)
         if bad.any():
             first = int(bad.nonzero()[0])
-            self.diverged(self.at - len(losses) + first + 1, f"{host[0][first]}")
+            self.diverged(self.at - len(losses) + first + 1, f"loss = {host[0][first]}")
         return host[0], host[1], torch.tensor(sizes, dtype=torch.float64)
 
-    def diverged(self, step: int, value: str) -> None:
-        lrs = ", ".join(
-            f"{float(g['lr']):g}" if not isinstance(g["lr"], Tensor) else "one a run"
-            for g in self.optimizer.param_groups
-        )
+    def diverged(self, step: int, what: str) -> None:
+        lr = float(torch.as_tensor(self.lrs[0]).max())
+        now = lr * self.schedule(step - 1, self.steps)
         raise NonFiniteError(
-            f"loss = {value} at step {step} of {self.steps} (lr {lrs}): it must stay finite; "
-            f"try optim.lr={float(torch.as_tensor(self.lrs[0]).max()) / 10:g}, clip.norm=1 "
-            "or preprocess=standardize"
+            f"{what} at step {step} of {self.steps}, with lr {now:.3g}: it must stay finite; "
+            f"try optim.lr={min(lr / 10, 0.1):g}, or clip.norm=1"
         )
 
     def interval(self) -> dict[str, Tensor]:
@@ -213,7 +210,8 @@ class Trainer:
         seen = {f"val/{name}": value for name, value in self.evaluate(self.validation).items()}
         value = seen[self.monitor] * (-1 if self.monitor.endswith("accuracy") else 1)
         if not seen["val/loss"].isfinite().all():
-            self.diverged(self.at, f"{seen['val/loss']}")
+            self.recorded()  # the first step that was not finite is the better answer
+            self.diverged(self.at, f"val/loss = {seen['val/loss']}")
         if self.best_value is None:
             self.best_value = torch.full_like(value, math.inf)
             self.best_step = torch.zeros_like(value, dtype=torch.int64)
