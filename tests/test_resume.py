@@ -81,7 +81,7 @@ def test_a_change_that_is_allowed_goes_on(stopped, tmp_path):
     ]
     code, _ = finish(typed, tmp_path)
     assert code == 0, told(tmp_path)
-    assert f"resumed at step {step} of {step + 5}" in told(tmp_path)
+    assert f"resumed {stopped} at step {step} of {step + 5}" in told(tmp_path)
     summary = json.loads((stopped / "summary.json").read_text())
     assert (summary["steps"], summary["resumes"]) == (step + 5, 1)
 

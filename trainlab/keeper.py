@@ -98,7 +98,11 @@ class Keeper:
                 notes.append(
                     f"warning: {key} is {now[key]}, the checkpoint has {then}: bits may differ"
                 )
-        return saved, [*notes, f"resumed at step {saved.step} of {steps}"]
+        for key in ("epochs", "max_steps"):
+            now, then = (told["config"][key] for told in (self.facts, saved.facts))
+            if now != then:
+                notes.append(f"{key} was {then}, now {now}: schedules follow the new length")
+        return saved, [*notes, f"resumed {self.directory} at step {saved.step} of {steps}"]
 
     def take_up(self, saved: Checkpoint, trainer: Trainer) -> int:
         """Bring the Trainer and the random streams there; bytes of metrics.jsonl it stands on."""

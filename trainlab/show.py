@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from trainlab.spine import plain
+
 COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "SKIPPED": "dim"}
 
 
@@ -28,7 +30,7 @@ class Show:
         if not self.console.is_terminal:
             self.console = Console(quiet=quiet, highlight=False, width=120)
         self.bar: Progress | None = None
-        self.last = ""
+        self.values: dict[str, float] = {}
 
     def recipe(self, groups: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]) -> None:
         """groups: group -> word; values: dotted key -> (value, default). What differs from the
@@ -85,14 +87,15 @@ class Show:
     def start(self, at: int, steps: int) -> None:
         """Begin the progress bar (a terminal) or the plain lines (a pipe)."""
         self.at, self.steps, self.since, self.begun = at, steps, time.monotonic(), at
-        self.values: dict[str, float] = {}
         if self.console.is_terminal:
             columns = (
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=10),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left  {task.fields[text]}"),
             )
-            self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console)
+            self.console.print("train / val", style="dim")
+            self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task("train", total=steps, completed=at, text="")
             self.bar.start()
 
@@ -100,17 +103,22 @@ class Show:
         """The latest figures; a plain line is printed when the validation split was seen or the
         training ended."""
         self.values |= values
-        names = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
-        text = "  ".join(
-            f"{name.split('/')[-1] if name == 'optim/lr' else name} {self.values[name]:.4g}"
-            for name in names
-            if name in self.values
-        )
         if self.bar is not None:
+            pairs = {
+                name: "/".join(f"{self.values[f'{split}/{name}']:.3f}" for split in ("train", "val")
+                               if f"{split}/{name}" in self.values)
+                for name in ("loss", "accuracy")
+            }  # fmt: skip
+            text = f"loss {pairs['loss']} acc {pairs['accuracy']}"
+            if "optim/lr" in self.values:
+                text += f" lr {self.values['optim/lr']:.2g}"
             self.bar.update(self.task, completed=step, text=text)
         elif "val/loss" in values or step == self.steps:
+            tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
+            text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)
-            self.console.print(f"step {step}/{self.steps}  {text}  {left:.0f} s left")
+            line = f"step {step}/{self.steps}  {text}  {left:.0f} s left"
+            self.console.print(line.replace("optim/lr", "lr"), soft_wrap=True)
 
     def stop(self) -> None:
         """End the progress bar, also when the training was interrupted."""
@@ -130,11 +138,14 @@ class Show:
         table = _table(f"best weights, step {best_step}", "loss", "accuracy")
         for split, values in results.items():
             table.add_row(split, f"{values['loss']:.4f}", f"{values['accuracy']:.4f}")
+        if "val/loss" in self.values:
+            last = (f"{self.values[f'val/{name}']:.4f}" for name in ("loss", "accuracy"))
+            table.add_row(f"val at the last step, {self.steps}", *last, style="dim")
         self.console.print(table)
         for verdict in verdicts:
             if verdict.status in ("WARN", "FAIL"):
                 line = f"{verdict.status} {verdict.name}: {verdict.saw}; {verdict.advice}"
-                self.console.print(line, style=COLOURS[verdict.status])
+                self.console.print(line, style=COLOURS[verdict.status], soft_wrap=True)
         self.console.print(f"files   {directory}", soft_wrap=True)
         self.console.print(f"curves  tensorboard --logdir {directory}", soft_wrap=True)
 
@@ -159,7 +170,7 @@ def _marked(text: Any, pair: tuple[Any, Any] | None) -> Text:
 
 def _settings(values: Mapping[str, tuple[Any, Any]], prefix: str) -> Text:
     return Text(" ").join(
-        _marked(f"{key.removeprefix(prefix)}={value}", (value, usual))
+        _marked(f"{key.removeprefix(prefix)}={plain(value)}", (value, usual))
         for key, (value, usual) in values.items()
         if key != prefix.rstrip(".")
     )

@@ -30,11 +30,14 @@ class Verdict:
 def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
     """Run the checks in order; each starts from the same random state, which is put back after it.
 
-    A check that raises ends in SKIPPED with the reason, a non-finite loss in FAIL; errors that the
-    user can mend (TrainlabError) are raised.
+    A check that raises ends in FAIL with the reason, as does a non-finite loss, after which
+    nothing else can be judged; errors that the user can mend (TrainlabError) are raised.
     """
-    verdicts = []
+    verdicts: list[Verdict] = []
     for name, check in checks.items():
+        if any(v.name == "initial_loss" and v.stops for v in verdicts):
+            verdicts.append(Verdict(name, SKIPPED, "the loss is not finite: see initial_loss"))
+            continue
         before = random_state()
         try:
             verdicts.append(check(fresh))
@@ -44,7 +47,7 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
             raise
         except Exception as error:  # whatever somebody's model or loss raises must not end the run
             line = (str(error).strip().splitlines() or [""])[0]
-            verdicts.append(Verdict(name, SKIPPED, f"it raised {type(error).__name__}: {line}"))
+            verdicts.append(Verdict(name, FAIL, f"it raised {type(error).__name__}: {line}"))
         finally:
             restore_random_state(*before)
     return verdicts

@@ -43,6 +43,9 @@ def parameters(fresh: Fresh) -> Verdict:
     if len(still) == len(named):
         saw = f"no tensor moves in {TRIES} steps"
         return verdict(FAIL, saw, advice="optim.lr above 0; call optimizer.step() in every step")
+    if still and all(named[n].dim() < 2 for n in still):
+        saw = f"{len(named)} trainable tensors have a gradient and move, but for {_names(still)}"
+        return verdict(PASS, f"{saw}: no effect, as a bias before batch norm has none")
     if still:
         advice = "updates below the resolution of the weights: raise optim.lr, or norm=batch"
         return verdict(WARN, f"not moved in {TRIES} steps: {_names(still)}", advice=advice)
