@@ -141,3 +141,35 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path, monke
     code, _ = finish([*RECIPE, "optim.lr=0.05", "resume=auto", f"max_steps={step + 3}"], tmp_path)
     assert code == 0, told(tmp_path)
     assert json.loads((mine / "summary.json").read_text())["steps"] == step + 3
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
+    """Neither status nor saved overrides: the next resume=DIR goes on with the run's own recipe."""
+    stop_after(tmp_path, signal.SIGTERM)
+    run = tmp_path / "run"
+    status, config = (run / "status.json").read_bytes(), (run / "config.yaml").read_bytes()
+    for typed in (["optim.lr=0.2"], ["task=evaluate", "data.split_seed=3"]):
+        assert finish([f"resume={run}", *typed], tmp_path)[0] == 4
+    assert finish([f"resume={run}", "task=evaluate"], tmp_path)[0] == 0, told(tmp_path)
+    assert (run / "status.json").read_bytes() == status
+    assert (run / "config.yaml").read_bytes() == config
+    assert not list(run.glob(".hydra/resume-*"))
+    step = checkpoint.newest(run / "checkpoints")[0].step
+    assert finish([f"resume={run}", f"max_steps={step + 1}"], tmp_path)[0] == 0, told(tmp_path)
+
+
+def test_an_allowed_change_reaches_the_optimizer(tmp_path):
+    weights = []
+    for name, typed in (("same", []), ("decay", ["optim.weight_decay=0.5"])):
+        words = [*RECIPE, "max_steps=20", f"hydra.run.dir={tmp_path}/{name}"]
+        assert finish(words, tmp_path)[0] == 0
+        allow = "resume_allow=[optim.weight_decay]"
+        code, _ = finish([f"resume={tmp_path}/{name}", "max_steps=60", allow, *typed], tmp_path)
+        assert code == 0, told(tmp_path)
+        weights.append(json.loads((tmp_path / name / "summary.json").read_text())["weights_sha256"])
+    assert weights[0] != weights[1]
+
+
+def test_fewer_steps_than_done_is_refused(stopped, tmp_path):
+    assert finish([f"resume={stopped}", "max_steps=1"], tmp_path)[0] == 4
+    assert "nothing to do; raise epochs or max_steps" in told(tmp_path)

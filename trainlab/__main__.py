@@ -6,6 +6,7 @@ compose three times; its parts are called here instead, once each.
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import re
@@ -17,17 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__
-from trainlab.errors import (
-    BusyError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    MachineError,
-    Stopped,
-    TrainlabError,
-    one_line,
-)  # fmt: skip
+from trainlab import __version__, errors, rundir, spine, words
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -67,8 +58,6 @@ def run(*overrides: str) -> dict[str, Any]:
 
 def _asked(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        from trainlab import words
-
         print(words.help_text())
         return 0
     if "--version" in argv:
@@ -109,10 +98,10 @@ def single(asked: Any) -> tuple[Any, Path]:
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
+    before = _status(directory / "status.json")
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
-    refused = BusyError | CheckpointError | ConfigError | DataError
-    if cfg.hydra.output_subdir != ".hydra" and isinstance(result.return_value, refused):
-        # or the next resume would take the refused overrides for the run's own
+    if cfg.hydra.output_subdir != ".hydra" and before == _status(directory / "status.json"):
+        # refused, or only evaluated: the next resume must not take its overrides for the run's own
         shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory
 
@@ -120,13 +109,17 @@ def single(asked: Any) -> tuple[Any, Path]:
 def job(cfg: Any) -> Any:
     """The task function: the story's summary, or the exception that ended it."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from trainlab import words
+    from trainlab import command
     from trainlab.build import Door
 
     try:
         hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:  # only the first of them has been looked at
+            typed = [line.partition("=")[0] for line in hydra.overrides.task]
+            command.settled(cfg, hydra.runtime.choices, typed)
         directory = Path(os.path.relpath(hydra.runtime.output_dir))
         if ".." in directory.parts:
             directory = directory.resolve()
@@ -134,7 +127,10 @@ def job(cfg: Any) -> Any:
         picked["probe"] = [word for word in cfg.probe if word != "every"]
         OmegaConf.resolve(cfg)
         door = Door(cfg.trust)
+        gc.disable()  # torch brings a million lasting objects: 15 % of a start to walk them
         story = door(cfg.task)
+        gc.freeze()
+        gc.enable()
         return story(cfg, directory, door, {group: picked.get(group) for group in words.usual()})
     except Exception as error:
         return error
@@ -142,26 +138,28 @@ def job(cfg: Any) -> Any:
 
 def folder(asked: Any) -> Path:
     """The run's folder: the one to go on with, the one asked for, or a new one."""
-    from trainlab import rundir
-
     cfg, given = asked.cfg, asked.typed("hydra.run.dir")
-    if cfg.resume == "auto":
-        cfg.resume = _unfinished(cfg, Path(given) if given else None)
+    if cfg.resume == "auto" and given is not None:
+        cfg.resume = given if (Path(given) / "status.json").exists() else None
+    elif cfg.resume == "auto":
+        cfg.resume = _unfinished(asked.ours)
+        if cfg.resume is None and not cfg.quiet:
+            print("resume=auto: no unfinished run of this recipe; a new run starts")
+    place = f"hydra.run.dir = {given}"
     if cfg.resume is not None:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
-            raise ConfigError(f"hydra.run.dir = {given}: a run goes on in its own folder; drop it")
+            raise errors.ConfigError(f"{place}: a run goes on in its own folder; drop it")
         return Path(cfg.resume)
     if given is None:
         return rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{name(asked)}")
     directory = Path(given)
     if (directory / "metrics.jsonl").exists():
-        raise BusyError(f"hydra.run.dir = {given}: holds a run; choose another, or resume={given}")
+        raise errors.BusyError(f"{place}: holds a run; choose another, or resume={given}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(
-            f"hydra.run.dir = {given}: cannot be made ({error.strerror}); choose another"
-        ) from error
+        text = f"{place}: cannot be made ({error.strerror}); choose another"
+        raise errors.MachineError(text) from error
     return directory
 
 
@@ -188,7 +186,7 @@ def with_saved(typed: Sequence[str]) -> list[str]:
     if not first.is_file():
         here = sorted((path.parent for path in RUNS.glob("*/.hydra")), key=os.path.getmtime)
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
-        raise CheckpointError(f"resume = {where}: no such run; runs here: {names}")
+        raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
     gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
     origin, newest = (map(str, yaml.safe_load(f.read_text()) or []) for f in (first, files[-1]))
     saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
@@ -196,16 +194,11 @@ def with_saved(typed: Sequence[str]) -> list[str]:
     return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
 
 
-def _unfinished(cfg: Any, only: Path | None) -> str | None:
-    """The newest run of this recipe that has not ended; among RUNS, or the folder asked for."""
+def _unfinished(cfg: Any) -> str | None:
+    """The newest run of this recipe among RUNS that has not ended."""
     from omegaconf import OmegaConf
 
-    from trainlab import spine
-
-    if only is not None:
-        return str(only) if (only / "status.json").exists() else None
-    ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    digest = spine.digest(OmegaConf.to_container(ours, resolve=True))
+    digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
     for path in sorted(RUNS.glob("*/status.json"), key=os.path.getmtime, reverse=True):
         status = _status(path)
         if status.get("state") != "finished" and status.get("config_digest") == digest:
@@ -222,12 +215,10 @@ def _status(path: Path) -> dict[str, Any]:
 
 def sweep(asked: Any) -> int:
     """All the runs of -m, one after the other; 8 when some did not finish."""
-    from trainlab import rundir
-
     given = asked.typed("hydra.sweep.dir")
     directory = Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_sweep")
     if (directory / "multirun.yaml").exists():
-        raise BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
+        raise errors.BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
     lines = [o.input_line for o in asked.overrides]
     lines += [] if given else [f"hydra.sweep.dir='{directory}'"]
     if asked.typed("hydra.sweep.subdir") is None:
@@ -252,54 +243,44 @@ def job_of_sweep(cfg: Any) -> Any:
     """One run of many: its failure is told and does not end the others; a signal ends them all."""
     from hydra.core.hydra_config import HydraConfig
 
-    from trainlab import command
-
-    hydra = HydraConfig.get()
-    directory = Path(hydra.runtime.output_dir)
-    try:
-        typed = [line.partition("=")[0] for line in hydra.overrides.task]
-        command.settled(cfg, hydra.runtime.choices, typed)
-        outcome = job(cfg)
-    except ConfigError as error:
-        outcome = error
+    outcome = job(cfg)
     if isinstance(outcome, Exception):
+        directory = Path(HydraConfig.get().runtime.output_dir)
         code = report(outcome, directory)
-        if isinstance(outcome, Stopped):
+        if isinstance(outcome, errors.Stopped):
             sys.exit(code)
         if not (directory / "status.json").exists():
             status = {"state": "failed", "step": 0, "reason": str(outcome)}
             (directory / "status.json").write_text(json.dumps(status))
-    return outcome if isinstance(outcome, dict) else None
+    return outcome
 
 
 def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
-    mine = known(error)
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if directory is not None and not isinstance(error, Stopped):
+    if directory is not None and not isinstance(error, errors.Stopped):
         with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
             place = f"traceback in {directory}/error.txt"
     if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
-    if mine is None:
-        mine = TrainlabError(f"{type(error).__name__}: {error}; {place}")
-    print(one_line(mine), file=sys.stderr)
+    mine = known(error, place)
+    print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
 
 
-def known(error: BaseException) -> TrainlabError | None:
-    """The error of ours that says what happened, None for a fault in the program."""
-    if isinstance(error, TrainlabError):
+def known(error: BaseException, place: str) -> errors.TrainlabError:
+    """The error of ours that says what happened; for a fault in the program, the place to look."""
+    if isinstance(error, errors.TrainlabError):
         return error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = error.filename or "disk"
-        return MachineError(f"{where}: {error.strerror}; choose another hydra.run.dir")
+        return errors.MachineError(f"{where}: {error.strerror}; choose another hydra.run.dir")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first = (str(error) or "out of memory").splitlines()[0]
-        return MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
-    return None
+        return errors.MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
+    return errors.TrainlabError(f"{type(error).__name__}: {error}; {place}")
 
 
 if __name__ == "__main__":

@@ -54,23 +54,19 @@ class Door:
             for position, each in enumerate(node):
                 self.inspect(each, f"{where}[{position}]")
         elif isinstance(node, Mapping):
-            if "_target_" in node:
-                path = node["_target_"]
-                if not isinstance(path, str) or not PATH.fullmatch(path) or not self._in(path):
-                    raise self._refused(f"{where}._target_", path)
-                if not isinstance(node.get("_args_", []), list):
-                    raise ConfigError(f"{where}._args_ = {node['_args_']}: must be a list")
-                if not isinstance(node.get("_partial_", False), bool):
-                    raise ConfigError(
-                        f"{where}._partial_ = {node['_partial_']}: must be true or false"
-                    )
+            own = ("_target_", "_args_", "_partial_") if "_target_" in node else ()
             for name, value in node.items():
-                own = name in ("_args_", "_partial_", "_target_") and "_target_" in node
-                if str(name).startswith("_") and not own:
-                    raise ConfigError(
-                        f"{where}.{name}: no such key; there are _target_, _args_, _partial_"
-                    )
-                self.inspect(value, f"{where}.{name}".lstrip("."))
+                key = f"{where}.{name}".lstrip(".")
+                if str(name).startswith("_") and name not in own:
+                    text = "no such key; there are _target_, _args_, _partial_"
+                    raise ConfigError(f"{key}: {text}")
+                if name == "_target_" and not (PATH.fullmatch(str(value)) and self._in(value)):
+                    raise self._refused(key, value)
+                if name == "_args_" and not isinstance(value, list):
+                    raise ConfigError(f"{key} = {value}: must be a list")
+                if name == "_partial_" and not isinstance(value, bool):
+                    raise ConfigError(f"{key} = {value}: must be true or false")
+                self.inspect(value, key)
 
     def _in(self, name: Any, more: tuple[str, ...] = ()) -> bool:
         """Whether a dotted name lies in an allowed package: torch.nn.x, not torch.nnx."""
@@ -102,16 +98,17 @@ class Door:
     def _find(self, path: str, where: str) -> Any:
         """Walk the path: import the allowed package it starts with, then step by step."""
         package = max((p for p in self.allowed if f"{path}.".startswith(f"{p}.")), key=len)
-        found = _imported(package, where, path)
-        for step in path[len(package) :].split(".")[1:]:
-            if isinstance(found, ModuleType) and not hasattr(found, step):
-                found = _imported(f"{found.__name__}.{step}", where, path)
-            elif not hasattr(found, step):
-                raise ConfigError(f"{where} = {path}: {found.__name__} has no {step}")
-            else:
-                found = getattr(found, step)
-            if not self._admitted(found):
-                raise self._refused(where, path)
+        try:
+            found = importlib.import_module(package)
+            for step in path[len(package) :].split(".")[1:]:
+                if isinstance(found, ModuleType) and not hasattr(found, step):
+                    found = importlib.import_module(f"{found.__name__}.{step}")
+                else:
+                    found = getattr(found, step)
+                if not self._admitted(found):
+                    raise self._refused(where, path)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{where} = {path}: {error}") from error
         if isinstance(found, ModuleType):
             raise ConfigError(f"{where} = {path}: is a module; name a class or function in it")
         return found
@@ -137,13 +134,6 @@ class _Class(functools.partial):
             raise ConfigError(f"{key}: {self.func.__name__}: {error}") from error
 
 
-def _imported(name: str, where: str, path: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{where} = {path}: {error}") from error
-
-
 def _fits(target: Any, args: list, keywords: Mapping[str, Any], where: str, partial: bool) -> None:
     """Raises ConfigError for a keyword that the target does not take, or one that it needs."""
     try:
@@ -151,13 +141,12 @@ def _fits(target: Any, args: list, keywords: Mapping[str, Any], where: str, part
     except ValueError:  # C functions have none
         return
     names = signature.parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in names.values()):
-        for keyword, value in keywords.items():
-            if keyword not in names:
-                near = difflib.get_close_matches(keyword, names, 1)
-                hint = f"did you mean {where}.{near[0]}?" if near else f"takes {', '.join(names)}"
-                text = f"{where}.{keyword} = {value}: {target.__name__} has no {keyword}"
-                raise ConfigError(f"{text}; {hint}")
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    for keyword in [] if open_ended else [k for k in keywords if k not in names]:
+        near = difflib.get_close_matches(keyword, names, 1)
+        hint = f"did you mean {where}.{near[0]}?" if near else f"takes {', '.join(names)}"
+        text = f"{where}.{keyword} = {keywords[keyword]}: {target.__name__} has no {keyword}"
+        raise ConfigError(f"{text}; {hint}")
     try:
         (signature.bind_partial if partial else signature.bind)(*args, **keywords)
     except TypeError as error:

@@ -8,8 +8,9 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +32,10 @@ from trainlab.build import Door
 from trainlab.errors import ConfigError
 
 PATHS = "data.root", "resume", "hydra.run.dir", "hydra.sweep.dir"  # quoted for the user
+HYDRAS = "hydra.", "hydra/"
 ONLY_TYPED = "trust", "resume"
 MOST_JOBS = 10_000
+Lists = dict[str, list[Any]]
 
 
 @dataclasses.dataclass
@@ -42,6 +45,7 @@ class Asked:
     overrides: list[Override]
     first: list[str]
     cfg: DictConfig
+    ours: DictConfig  # without Hydra's part
     hydra: Hydra
 
     def typed(self, key: str) -> Any:
@@ -66,11 +70,11 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
         args.multirun = True
         args.overrides.remove("hydra.mode=MULTIRUN")
     for flag in ("config_name", "config_path", "experimental_rerun"):
-        if getattr(args, flag) not in (None, "config"):
-            raise ConfigError(
-                f"--{flag.replace('_', '-')} {getattr(args, flag)}: there is one config; "
-                "choose with GROUP=WORD, or add words of your own with --config-dir DIR"
+        if (value := getattr(args, flag)) not in (None, "config"):
+            text = (
+                f"--{flag.replace('_', '-')} {value}: there is one config; choose with GROUP=WORD"
             )
+            raise ConfigError(f"{text}, or add words of your own with --config-dir DIR")
     if args.config_dir is not None and not os.path.isdir(args.config_dir):
         raise ConfigError(f"--config-dir {args.config_dir}: no such folder")
     return args
@@ -98,83 +102,48 @@ def check(
     """Parse, compose, check. Raises ConfigError with one line that says what to type."""
     own = Path(more) if more else None
     known = words.groups(own)
-    overrides = [parse(arg, known, multirun) for arg in _joined(args)]
+    _no_blanks(args)
+    parser = OverridesParser.create(hydra.config_loader)
+    overrides = [parse(arg, parser, known, multirun) for arg in args]
     names = [o.key_or_group for o in overrides]
     for name in names:
         if names.count(name) > 1:
             both = " and ".join(o.get_value_string() for o in overrides if o.key_or_group == name)
             raise ConfigError(f"{name} is given twice ({both}); keep one")
-    for o in overrides:
-        if o.key_or_group.startswith("hydra/"):
-            options = hydra.config_loader.get_group_options(o.key_or_group)
-            if o.value() not in options:
-                raise words.no_word(o.key_or_group, o.value(), options)
-    choices = _choices(overrides, known)
-    if math.prod(len(_values(o)) for o in overrides) > MOST_JOBS:
+    values = {o.key_or_group: _values(o) for o in overrides}
+    if math.prod(map(len, values.values())) > MOST_JOBS:
         raise ConfigError(f"-m: more than {MOST_JOBS} jobs; sweep over fewer values")
-    _typed(overrides, choices, known, own)
-    first = [o.input_line if not o.is_sweep_override() else _first(o, known) for o in overrides]
+    parts = {name: hydra.config_loader.get_group_options(name) for name in names if "/" in name}
+    _typed(values, _choices(values, known | parts), known, own)
+    first = [_first(o) if o.is_sweep_override() else o.input_line for o in overrides]
     cfg = compose(hydra, first)
     if cfg.hydra.get("callbacks"):
         raise ConfigError("hydra.callbacks: not run by trainlab; remove them")
     ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    settled(ours, cfg.hydra.runtime.choices, [o.key_or_group for o in overrides], own)
-    return Asked(overrides, first, cfg, hydra)
+    settled(ours, cfg.hydra.runtime.choices, names, own)
+    return Asked(overrides, first, cfg, ours, hydra)
 
 
-def _typed(
-    overrides: list[Override],
-    choices: dict[str, list[str]],
-    known: dict[str, list[str]],
-    own: Path | None,
-) -> None:
-    """Check every value typed, over the whole sweep, against the words' files; composes nothing."""
-    usual = {} if "experiment" in choices else words.usual()  # a recipe may choose other words
-    for o in overrides:
-        if o.is_hydra_override() or o.key_or_group in known:
-            continue
-        leaves = [spine.flat({o.key_or_group: value}) for value in _values(o)]
-        for key, value in (pair for leaf in leaves for pair in leaf.items()):
-            group = key.split(".")[0]
-            literal = None
-            if key not in spine.SPINE:
-                if group not in known:
-                    raise words.unknown(key, value, spine.KEYS, known, None, own)
-                chosen = choices.get(group) or usual.get(group) or []
-                several = isinstance(words.usual().get(group), list)
-                for word in [chosen] if isinstance(chosen, str) else chosen:
-                    own_keys = words.literals(group, word, own)
-                    if key in own_keys:
-                        literal = own_keys[key]
-                    elif not several:
-                        raise words.unknown(key, value, own_keys | spine.SPINE, known, word, own)
-            if not (isinstance(value, str) and "${" in value):  # settled sees it resolved
-                spine.check(key, value, literal)
+def _no_blanks(args: Sequence[str]) -> None:
+    """Refuse `epochs = 3`, which argparse lets through."""
+    for position, (arg, after) in enumerate(pairwise([*args, ""])):
+        behind = arg.endswith("=") and after and "=" not in after
+        if behind or ("=" not in arg and after.startswith("=")):
+            parts = args[position : position + (3 if after == "=" else 2)]
+            raise ConfigError(f'{" ".join(parts)}: no blanks around "="; use {"".join(parts)}')
 
 
-def _joined(args: Sequence[str]) -> list[str]:
-    """Refuse `epochs = 3` and `epochs:3`, which argparse lets through."""
-    for position, arg in enumerate(args):
-        after = [*args[position + 1 : position + 3], "", ""]
-        if arg.endswith("=") and after[0] and "=" not in after[0]:
-            raise ConfigError(f'{arg} {after[0]}: no blanks around "="; use {arg}{after[0]}')
-        if "=" not in arg and after[0].startswith("="):
-            text = f"{arg} {after[0]}" + (f" {after[1]}" if after[0] == "=" else "")
-            raise ConfigError(f'{text}: no blanks around "="; use {text.replace(" ", "")}')
-        if pair := re.fullmatch(r"([\w.]+):([^=]*)", arg):
-            raise ConfigError(f'{arg}: use "=": {pair[1]}={pair[2].strip()}')
-        if "=" not in arg.lstrip("=") and not arg.startswith("~"):
-            raise ConfigError(f"{arg}: a setting is key=value, such as optim.lr=0.01; see --help")
-    return list(args)
-
-
-def parse(arg: str, known: dict[str, list[str]], multirun: bool) -> Override:
+def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: bool) -> Override:
     """One argument as Hydra reads it; paths are quoted for the user, `+` and `~` refused."""
     key, _, text = arg.partition("=")
     bare = key.lstrip("+~")
     if key.startswith("~"):
         raise ConfigError(f"{arg}: a key cannot be removed; set it, as in {bare}=VALUE")
-    if key.startswith("+") and not bare.startswith(("hydra.", "hydra/")):
+    if pair := re.fullmatch(r"([\w.]+):([^=]*)", arg):
+        raise ConfigError(f'{arg}: use "=": {pair[1]}={pair[2].strip()}')
+    if "=" not in arg.lstrip("="):
+        raise ConfigError(f"{arg}: a setting is key=value, such as optim.lr=0.01; see --help")
+    if key.startswith("+") and not bare.startswith(HYDRAS):
         near = words.closest(bare, (*known, *spine.KEYS))
         hint = f"did you mean {near}={text}?" if near else "see --help"
         raise ConfigError(f"{key} = {text}: keys cannot be added; {hint}")
@@ -182,25 +151,20 @@ def parse(arg: str, known: dict[str, list[str]], multirun: bool) -> Override:
         rule = spine.declared(bare)
         must = f"must be {rule.allowed()}" if rule else f"use {key}=VALUE"
         raise ConfigError(f"{key} is empty: {must}; see --help")
+    if multirun and bare == "resume":
+        raise ConfigError(f"{key} = {text}: not with -m; go on with each run, or start again")
     plain = text[:1] in "'\"" or text in ("null", "auto")
     if bare in PATHS and not plain and not (multirun and re.fullmatch(r"[\w./,:-]*", text)):
-        path = os.path.expanduser(text)
-        arg = f"{key}='" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        arg = f"{key}={QuotedString(os.path.expanduser(text), Quote.single).with_quotes()}"
     try:
-        override = OverridesParser.create().parse_override(arg)
+        (override,) = parser.parse_overrides([arg])
     except HydraException as error:
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        raise ConfigError(
-            f"{key} = {text}: cannot be read; quote it: '{key}=\"{quoted}\"'"
-        ) from error
+        quoted = QuotedString(text, Quote.double).with_quotes()
+        raise ConfigError(f"{key} = {text}: cannot be read; quote it: '{key}={quoted}'") from error
     if override.package is not None:
         raise ConfigError(f"{key} = {text}: no packages here; use {override.key_or_group}={text}")
     if override.is_sweep_override() and not multirun:
         raise ConfigError(f"{key} = {text}: {_not_a_sweep(bare, text)}")
-    if multirun and bare == "resume":
-        raise ConfigError(
-            f"resume = {text}: not with -m; go on with each run by itself, or start the sweep again"
-        )
     return override
 
 
@@ -217,49 +181,57 @@ def _values(o: Override) -> list[Any]:
     """Every value an override takes, over the whole sweep."""
     if not o.is_sweep_override():
         return [o.value()]
-    if isinstance(o._value, Glob):
-        return [o._value]
-    if isinstance(o._value, IntervalSweep):
-        text = f"{o.key_or_group} = {o.get_value_string()}"
+    text = f"{o.key_or_group} = {o.get_value_string()}"
+    if o.is_interval_sweep():
         raise ConfigError(f"{text}: has no end; list the values, as in {o.key_or_group}=1,2,3")
-    if o.is_range_sweep() and len(o._value.range()) > MOST_JOBS:
-        raise ConfigError(f"{o.input_line}: more than {MOST_JOBS} values")
-    values = [Override._convert_value(value) for value in o.sweep_iterator(Transformer.identity)]
-    for value in values:
-        if values.count(value) > 1 and len(values) < 1000:
-            text = f"{o.key_or_group} = {o.get_value_string()}"
+    values = [Override._convert_value(v) for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
+    if not 0 < len(values) <= MOST_JOBS:
+        raise ConfigError(f"{text}: {f'more than {MOST_JOBS} values' if values else 'no value'}")
+    for value in values[:1000]:
+        if values.count(value) > 1:
             raise ConfigError(f"{text}: {spine.plain(value)} is given twice; keep one")
     return values
 
 
-def _first(o: Override, known: dict[str, list[str]]) -> str:
-    if isinstance(o._value, Glob):
-        return f"{o.key_or_group}={o._value.filter(known[o.key_or_group])[0]}"
+def _first(o: Override) -> str:
     return f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
 
 
-def _choices(overrides: list[Override], known: dict[str, list[str]]) -> dict[str, list[str]]:
+def _choices(values: Lists, options: Lists) -> Lists:
     """Group -> the words asked for it; each must exist."""
-    asked: dict[str, list[str]] = {}
-    usual = words.usual()
-    for o in overrides:
-        group = o.key_or_group
-        if group not in known:
-            continue
-        options, default = known[group], usual.get(group)
-        for value in _values(o):
-            text = f"{group} = {spine.plain(value)}"
-            if value is None and default is None:
-                raise ConfigError(f"{text}: is the default already; leave it out")
+    asked: Lists = {}
+    for group in (name for name in values if name in options):
+        default = words.usual().get(group, "")
+        for value in values[group]:
             if isinstance(value, list) and not isinstance(default, list):
-                raise ConfigError(f"{text}: one word; use {group}={default or options[0]}")
-            if isinstance(value, Glob):
-                value = value.filter(options) or [text]
-            for word in value if isinstance(value, list) else [value]:
-                if word not in options:
-                    raise words.no_word(group, word, options, default)
-                asked.setdefault(group, []).append(word)
+                fix = f"use {group}={default or options[group][0]}"
+                raise ConfigError(f"{group} = {spine.plain(value)}: one word; {fix}")
+            asked.setdefault(group, []).extend(value if isinstance(value, list) else [value])
+        for word in asked[group]:
+            if word not in options[group]:
+                raise words.no_word(group, word, options[group], default)
     return asked
+
+
+def _typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> None:
+    """Check every value typed, over the whole sweep, against the words' files; composes nothing."""
+    usual = words.usual()
+    chosen = ({} if "experiment" in choices else usual) | choices  # a recipe may choose others
+    typed = [(name, v) for name in values if name not in known for v in values[name]]
+    leaves = [leaf for name, v in typed for leaf in spine.flat({name: v}).items()]
+    for key, value in leaves:
+        if key.startswith(HYDRAS):
+            continue
+        group, literal = key.split(".")[0], None
+        if key not in spine.SPINE and group not in known:
+            raise words.unknown(key, value, spine.KEYS, None, own)
+        for word in words.several(chosen.get(group)) if key not in spine.SPINE else ():
+            own_keys = words.literals(group, word, own)
+            if key not in own_keys and not isinstance(usual.get(group), list):
+                raise words.unknown(key, value, own_keys | spine.SPINE, word, own)
+            literal = own_keys.get(key, literal)
+        if not (isinstance(value, str) and "${" in value):  # settled sees it resolved
+            spine.check(key, value, literal)
 
 
 def compose(hydra: Hydra, lines: list[str]) -> DictConfig:
@@ -292,7 +264,7 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
         head, _, rest = key.partition(".")
         inside = head in sections and (not rest or rest.startswith("every."))
         if inside or (key not in spine.SPINE and head not in known):
-            raise words.unknown(key, value, spine.flat(spine.defaults()), {}, None, own)
+            raise words.unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
     if plain["resume"] is None and choices["task"] == "evaluate":

@@ -12,7 +12,6 @@ import json
 import math
 import operator
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from trainlab.errors import ConfigError
@@ -28,7 +27,7 @@ NAMES = {int: "a whole number", float: "a finite number", bool: "true or false",
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Key:
     """What one key may hold. `each`: a list of such values; `null`: null is allowed too."""
 
@@ -45,7 +44,6 @@ class Key:
     says: str = ""
     each: bool = False
     null: bool = False
-    harmless: bool = False  # may differ between a run and its resumption
 
     def bounds(self) -> dict[str, float]:
         """{"gt": 0}: those of ge, gt, le and lt that are set."""
@@ -79,10 +77,10 @@ class Key:
 
 SPINE = {
     "seed": Key(int, 0, "of weights, order and dropout", ge=0, le=SEEDS),
-    "device": Key(str, "auto", "GPU if there is one", **DEVICE, harmless=True),
-    "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024, harmless=True),
-    "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000, harmless=True),
-    "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True, harmless=True),
+    "device": Key(str, "auto", "GPU if there is one", **DEVICE),
+    "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
+    "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
+    "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
     "batch_size": Key(int, 32, "samples a step", "samples", ge=1, le=2**31),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
     "penalty.l2": Key(
@@ -91,34 +89,22 @@ SPINE = {
     "clip.norm": Key(
         float, None, "largest joint L2 norm of the gradients; null: any", gt=0, null=True
     ),
-    "log.every": Key(
-        str, 50, "how often training loss and accuracy are written", **CADENCE, harmless=True
-    ),
+    "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
-    "probe.every": Key(str, 50, "how often the probes look inside", **CADENCE, harmless=True),
+    "probe.every": Key(str, 50, "how often the probes look inside", **CADENCE),
     "checkpoint.every": Key(
-        str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True,
-        harmless=True,
+        str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True
     ),
     "checkpoint.seconds": Key(
-        float, 10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0,
-        harmless=True,
+        float, 10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0
     ),
-    "preflight.on_fail": Key(
-        str, "warn", "what a failed check does", choices=("warn", "stop"), harmless=True
-    ),
-    "quiet": Key(bool, False, "print nothing", harmless=True),
-    "resume": Key(
-        str, None, "auto, or the folder of a run to go on with", null=True, harmless=True
-    ),
-    "resume_allow": Key(
-        str, [], "keys that may differ from the resumed run", each=True, harmless=True
-    ),
-    "trust": Key(
-        str, [], "your packages a _target_ may name", form=PACKAGE, each=True, harmless=True
-    ),
-}  # fmt: skip
+    "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
+    "quiet": Key(bool, False, "print nothing"),
+    "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
+    "resume_allow": Key(str, [], "keys that may differ from the resumed run", each=True),
+    "trust": Key(str, [], "your packages a _target_ may name", form=PACKAGE, each=True),
+}
 COMMON = {
     "activation.alpha": Key(float, gt=0),
     "init.bias": Key(float),
@@ -129,8 +115,8 @@ COMMON = {
     ),
     "norm.momentum": Key(float, gt=0, le=1),
     "norm.eps": Key(float, gt=0),
-    "data.root": Key(str, null=True, harmless=True),  # the data's own digest is compared instead
-    "data.download": Key(bool, harmless=True),
+    "data.root": Key(str, null=True),
+    "data.download": Key(bool),
     "data.split_seed": Key(int, ge=0, le=SEEDS),
     "data.val_size": Key(int, ge=1),
     "model.widths": Key(int, ge=1, le=2**20, each=True),
@@ -149,7 +135,12 @@ COMMON = {
     "schedule.warmup": Key(float, ge=0, lt=1),
 }
 KEYS = SPINE | COMMON
-HARMLESS = ("preflight.", "task.", "hydra.")
+# what may differ between a run and its resumption; of the data, its own digest is compared
+HARMLESS = (
+    "device.", "threads.", "epochs.", "max_steps.", "log.", "probe.every.", "checkpoint.",
+    "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
+    "task.", "hydra.",
+)  # fmt: skip
 
 
 def defaults() -> dict[str, Any]:
@@ -208,7 +199,7 @@ def _use(name: str, usual: Any) -> str:
 
 
 def _nearest(name: str, rule: Key, value: Any) -> str:
-    """What was probably meant: 1e3 for 1000, 50% for 0.5, 1e for 1e-3, gpu for cuda, [16] for 16."""
+    """What was probably meant: 1e3: 1000, 50%: 0.5, 1e: 1e-3, gpu: cuda, 16: [16]."""
     words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
     text = str(value).strip()
     meant = words.get(text)
@@ -240,8 +231,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def harmless(name: str) -> bool:
     """Whether a resumed run may have another value of this key without being another run."""
-    rule = declared(name)
-    return bool(rule and rule.harmless) or name.startswith(HARMLESS)
+    return f"{name}.".startswith(HARMLESS)
 
 
 def digest(config: dict[str, Any]) -> str:

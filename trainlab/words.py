@@ -9,22 +9,17 @@ from typing import Any
 from trainlab import spine
 from trainlab.errors import ConfigError
 
-# edit distance alone does not find these
+# spelling alone does not find these
 SYNONYMS = {
-    "lr": "optim.lr", "learning_rate": "optim.lr", "wd": "optim.weight_decay",
-    "beta": "optim.betas", "weight_decay": "optim.weight_decay", "l2": "penalty.l2",
-    "optimizer": "optim", "opt": "optim", "optimiser": "optim", "scheduler": "schedule",
-    "lr_scheduler": "schedule", "lr_schedule": "schedule", "act": "activation",
-    "activations": "activation", "nonlinearity": "activation", "dropout": "model.dropout",
+    "learning_rate": "optim.lr", "wd": "optim.weight_decay", "beta": "optim.betas",
+    "lr_scheduler": "schedule", "act": "activation", "nonlinearity": "activation",
     "hidden": "model.widths", "layers": "model.widths", "hidden_size": "model.widths",
     "width": "model.widths", "units": "model.widths", "filters": "model.channels",
-    "dataset": "data", "network": "model", "net": "model", "arch": "model", "criterion": "loss",
+    "network": "model", "net": "model", "arch": "model", "criterion": "loss",
     "normalization": "norm", "batch_norm": "norm", "initializer": "init",
-    "initialization": "init", "epoch": "epochs", "n_epochs": "epochs", "num_epochs": "epochs",
-    "bs": "batch_size", "batch": "batch_size", "steps": "max_steps", "gpu": "device",
-    "cuda": "device", "clip_norm": "clip.norm", "grad_clip": "clip.norm", "random_seed": "seed",
-    "checks": "preflight", "probes": "probe", "num_threads": "threads", "recipe": "experiment",
-    "transform": "preprocess",
+    "initialization": "init", "bs": "batch_size", "batch": "batch_size", "gpu": "device",
+    "cuda": "device", "steps": "max_steps", "grad_clip": "clip.norm", "random_seed": "seed",
+    "checks": "preflight", "recipe": "experiment", "transform": "preprocess",
 }  # fmt: skip
 INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
 
@@ -45,11 +40,12 @@ def conf() -> Path:
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
     """Group -> its words, with those of a folder of the user's own."""
-    found: dict[str, set[str]] = {}
-    for root in (conf(), *([more] if more else [])):
-        for path in root.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
+    roots = [conf(), more] if more else [conf()]
+    paths = {(path.parent.name, path.stem) for root in roots for path in root.glob("*/*.yaml")}
+    found: dict[str, list[str]] = {}
+    for group, word in sorted(paths):
+        found.setdefault(group, []).append(word)
+    return found
 
 
 @cache
@@ -90,77 +86,59 @@ def about(group: str, word: str) -> str:
 def closest(word: str, options: Iterable[str]) -> str | None:
     """What was probably meant: by the table of synonyms, else by spelling."""
     options = list(options)
-    meant = SYNONYMS.get(word.lower())
-    if meant in options:
-        return meant
-    if near := difflib.get_close_matches(word, options, 1, 0.6):
-        return near[0]
     last = word.rsplit(".", 1)[-1]  # penalty.l1, l2: the key of another section
-    meant = SYNONYMS.get(last.lower())
-    if meant in options:
-        return meant
-    same = [option for option in options if option.rsplit(".", 1)[-1] == last]
-    return same[0] if same else None
+    meant = [SYNONYMS.get(word.lower()), *difflib.get_close_matches(word, options, 1, 0.6)]
+    meant += [SYNONYMS.get(last.lower())]
+    meant += [option for option in options if option.rsplit(".", 1)[-1] == last]
+    return next((option for option in meant if option in options), None)
 
 
 def no_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
     """That a group has no such word."""
-    near = closest(str(word), options)
-    hint = f"did you mean {group}={near}?" if near else "see --help"
-    if not near and default != "":
-        hint = f"the default is {spine.plain(default)}"
+    hint = "see --help" if default == "" else f"leave it out: the default is {spine.plain(default)}"
+    if near := closest(str(word), options):
+        hint = f"did you mean {group}={near}?"
     return ConfigError(f"{group} = {spine.plain(word)}: not one of {', '.join(options)}; {hint}")
 
 
 def unknown(
-    key: str,
-    value: Any,
-    leaves: Mapping[str, Any],
-    known: Mapping[str, list[str]],
-    word: Any,
-    more: Path | None = None,
+    key: str, value: Any, leaves: Iterable[str], word: Any = None, more: Path | None = None
 ) -> ConfigError:
-    """What is wrong with a key that does not exist: `leaves` do, `known` are the groups, `word` is
-    the one chosen in the key's group."""
+    """What is wrong with a key that does not exist: `leaves` do, `word` is chosen in its group."""
     group, _, rest = key.partition(".")
+    section = key.rpartition(".")[0]
     text = f"{key} = {spine.plain(value)}"
-    if inside := sorted(leaf for leaf in leaves if leaf.startswith(f"{key}.")):
-        return ConfigError(f"{text}: has keys of its own; set {' or '.join(inside)}")
-    if group in known and isinstance(word, str):
-        owners = [other for other in known[group] if key in literals(group, other, more)]
-        if owners:
-            return ConfigError(
-                f"{text}: {group}={word} has no {rest} ({', '.join(owners)}: yes); "
-                f"use {group}={owners[0]}, or drop it"
-            )
-    if key.rpartition(".")[0] in leaves:
-        return ConfigError(f"{text}: {key.rpartition('.')[0]} is one value, without keys")
-    near = closest(
-        key, [*(leaf for leaf in leaves if "._" not in leaf), *(known if "." not in key else ())]
-    )
-    hint = f"did you mean {near}={spine.plain(value)}?" if near else "see --help"
-    return ConfigError(f"{text}: no such key; {hint}")
+    known = groups(more)
+    inside = sorted(leaf for leaf in leaves if leaf.startswith(f"{key}."))
+    owners = [other for other in known.get(group, ()) if key in literals(group, other, more)]
+    names = [*(leaf for leaf in leaves if "._" not in leaf), *([] if section else known)]
+    if inside:
+        says = f"has keys of its own; set {' or '.join(inside)}"
+    elif word and owners:
+        says = f"{group}={word} has no {rest} ({', '.join(owners)}: yes); "
+        says += f"use {group}={owners[0]}, or drop it"
+    elif section in leaves:
+        says = f"{section} is one value, without keys"
+    elif near := closest(key, names):
+        says = f"no such key; did you mean {near}={spine.plain(value)}?"
+    else:
+        says = "no such key; see --help"
+    return ConfigError(f"{text}: {says}")
 
 
 def help_text() -> str:
     """The page of --help: the words, the keys, six commands worth copying."""
     lines = ["trainlab: train a network and see inside. Settings are key=value.", "", EXAMPLES, ""]
-    lines.append(
-        "Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"
-    )
-    chosen = usual()
+    lines += ["Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"]
     for group, options in groups().items():
-        marked = chosen.get(group) or "null"
-        on = marked if isinstance(marked, list) else [marked]
+        on = several(usual().get(group))
         texts = [f"[{word}]" if word in on else word for word in options]
         lines.append(f"  {group:<13} {' '.join(texts)}")
     lines += ["", "Keys (key=value, the default after =; the keys of a word stand in its file):"]
-    values = spine.flat(spine.defaults())
     for key, rule in spine.SPINE.items():
+        setting = f"{key}={spine.plain(rule.default)}"
         unit = f" [{rule.unit}]" if rule.unit else ""
-        lines.append(
-            f"  {f'{key}={spine.plain(values[key])}':<24} {rule.help}{unit}; {rule.allowed()}"
-        )
+        lines.append(f"  {setting:<24} {rule.help}{unit}; {rule.allowed()}")
     lines += [
         "",
         "Flags: -m (all combinations of a=1,2 b=x,y), --cfg job, --info,",
@@ -170,59 +148,52 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+def several(word: Any) -> list[str]:
+    """The words of a group as a list, where one, several or none are on."""
+    return [word] if isinstance(word, str) else list(word or [])
+
+
 def recipe(
     cfg: Any, choices: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, tuple[Any, Any]]]:
     """What show.recipe prints: group -> word, and dotted key -> (value, its default).
 
     The default of a group's key is the literal in the word's file, that of a group its default
-    word, that of every other key the spine's.
+    word, that of every other key the spine's. Shown is what decides the run: neither how it
+    was started nor the inside of a part.
     """
+    from omegaconf import OmegaConf
+
     usually = usual()
-    chosen = {group: choices.get(group) for group in usually if choices.get(group) is not None}
-    own = {key: value for group in chosen for word in _several(chosen[group])
+    chosen = {group: choices[group] for group in usually if choices.get(group) is not None}
+    own = {key: value for group in chosen for word in several(chosen[group])
            for key, value in literals(group, word).items()}  # fmt: skip
-    own |= spine.flat(spine.defaults())
-    values: dict[str, tuple[Any, Any]] = {}
-    for key, value in _settings(cfg).items():
-        values[key] = (value, own.get(key, value))
-    for group, word in chosen.items():
-        values[group] = (_text(word), _text(usually[group]))
+    own |= {key: rule.default for key, rule in spine.SPINE.items()}
+    values = {
+        key: (value, own.get(key, value))
+        for key, value in spine.flat(OmegaConf.to_container(cfg, resolve=True)).items()
+        if key.rsplit(".", 1)[-1] not in ("_partial_", "_target_")
+        and key not in ("quiet", "resume", "resume_allow", "trust")
+        and (key in spine.SPINE or key.split(".")[0] not in INNER)
+    }
+    values |= {group: (_text(word), _text(usually[group])) for group, word in chosen.items()}
     return {group: _text(word) for group, word in chosen.items()}, values
 
 
 def card(cfg: Any, choices: Mapping[str, Any]) -> str:
     """The recipe as a markdown table, for TensorBoard's text page; what differs is bold."""
     chosen, values = recipe(cfg, choices)
+    rows: dict[str, list[str]] = {group: [] for group in (*chosen, "run")}
+    for key, (now, usual) in values.items():
+        head = key.split(".")[0]
+        text = now if key in chosen else f"{key}={spine.plain(now)}"
+        rows[head if head in chosen else "run"].append(f"**{text}**" if now != usual else text)
     lines = ["| recipe | word | settings |", "|---|---|---|"]
-    shown = {
-        key: f"**{key}={spine.plain(now)}**" if now != usual else f"{key}={spine.plain(now)}"
-        for key, (now, usual) in values.items()
-    }
-    for group, word in {**chosen, "run": ""}.items():
-        heads = {key: key.split(".")[0] for key in shown if key not in chosen}
-        inside = [shown[k] for k, h in heads.items() if (h if h in chosen else "run") == group]
-        bold = word and values[group][0] != values[group][1]
-        lines.append(f"| {group} | {f'**{word}**' if bold else word} | {' '.join(inside)} |")
+    for group, texts in rows.items():
+        word = texts.pop() if group in chosen else ""  # a group's word comes after its keys
+        lines.append(f"| {group} | {word} | {' '.join(texts)} |")
     return "\n".join(lines)
 
 
-def _settings(cfg: Any) -> dict[str, Any]:
-    """What decides the run, by dotted key: neither how it was started nor the inside of a part."""
-    from omegaconf import OmegaConf
-
-    return {
-        key: value
-        for key, value in spine.flat(OmegaConf.to_container(cfg, resolve=True)).items()
-        if key.rsplit(".", 1)[-1] not in ("_partial_", "_target_")
-        and key not in ("quiet", "resume", "resume_allow", "trust")
-        and (key in spine.SPINE or key.split(".")[0] not in INNER)
-    }
-
-
-def _several(word: Any) -> list[str]:
-    return [word] if isinstance(word, str) else list(word or [])
-
-
 def _text(word: Any) -> str:
-    return ",".join(_several(word)) or "none"
+    return ",".join(several(word)) or "none"
