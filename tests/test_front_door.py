@@ -17,12 +17,13 @@ from trainlab.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 STORY = """
-import json, os
+import json, os, time
 from pathlib import Path
 from omegaconf import OmegaConf
 from trainlab import errors, spine
 def train(cfg, directory, door, choices, fail="", at=None):
-    status = {"config_digest": spine.digest(OmegaConf.to_container(cfg, resolve=True))}
+    digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
+    status = {"when": time.time(), "config_digest": digest}
     file = Path(directory) / "status.json"
     if fail and (at is None or cfg.seed == at):
         if fail == "none": return {}

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__, errors, rundir, spine, words
+from trainlab import __version__, errors, spine, words
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -150,9 +150,7 @@ def folder(asked: Any) -> Path:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
             raise errors.ConfigError(f"{place}: a run goes on in its own folder; drop it")
         return Path(cfg.resume)
-    if given is None:
-        return rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{name(asked)}")
-    directory = Path(given)
+    directory = _wanted(given, name(asked))
     if (directory / "metrics.jsonl").exists():
         raise errors.BusyError(f"{place}: holds a run; choose another, or resume={given}")
     try:
@@ -161,6 +159,13 @@ def folder(asked: Any) -> Path:
         text = f"{place}: cannot be made ({error.strerror}); choose another"
         raise errors.MachineError(text) from error
     return directory
+
+
+def _wanted(given: str | None, named: str) -> Path:
+    """The folder asked for, or a new one among RUNS."""
+    from trainlab import rundir
+
+    return Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
 
 
 def name(asked: Any) -> str:
@@ -216,7 +221,7 @@ def _status(path: Path) -> dict[str, Any]:
 def sweep(asked: Any) -> int:
     """All the runs of -m, one after the other; 8 when some did not finish."""
     given = asked.typed("hydra.sweep.dir")
-    directory = Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_sweep")
+    directory = _wanted(given, "sweep")
     if (directory / "multirun.yaml").exists():
         raise errors.BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
     lines = [o.input_line for o in asked.overrides]

@@ -157,12 +157,8 @@ def _let_go(folder: Path) -> None:
             wanted |= files | {path.name}
             kept += 1
     # manifests first: a manifest must never outlive the files it names
-    doomed = sorted((p for p in folder.iterdir() if p.name not in wanted), key=_manifest_first)
-    durable.remove(doomed)
-
-
-def _manifest_first(path: Path) -> bool:
-    return path.suffix != ".json"
+    doomed = [path for path in folder.iterdir() if path.name not in wanted]
+    durable.remove(sorted(doomed, key=lambda path: path.suffix != ".json"))
 
 
 def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -187,12 +183,9 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {"record.loss": torch.stack(losses), "record.correct": torch.stack(correct)}
     if trainer.best_value is not None:
         tensors |= {"best.value": trainer.best_value, "best.step": trainer.best_step}
-    return tensors, {
-        "at": trainer.at,
-        "best_at": None if trainer.best_step is None else trainer.best_at(),
-        "optimizer": optimizer,
-        "record_sizes": list(sizes),
-    }
+    best_at = None if trainer.best_step is None else trainer.best_at()
+    numbers = {"at": trainer.at, "best_at": best_at, "record_sizes": list(sizes)}
+    return tensors, numbers | {"optimizer": optimizer}
 
 
 def restore(

@@ -185,10 +185,11 @@ def _values(o: Override) -> list[Any]:
     if o.is_interval_sweep():
         raise ConfigError(f"{text}: has no end; list the values, as in {o.key_or_group}=1,2,3")
     values = [Override._convert_value(v) for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
-    if not 0 < len(values) <= MOST_JOBS:
-        raise ConfigError(f"{text}: {f'more than {MOST_JOBS} values' if values else 'no value'}")
-    for value in values[:1000]:
-        if values.count(value) > 1:
+    if not values:
+        raise ConfigError(f"{text}: no value; name one")
+    few = values[:1000]
+    for value in few:
+        if few.count(value) > 1:
             raise ConfigError(f"{text}: {spine.plain(value)} is given twice; keep one")
     return values
 
@@ -258,12 +259,10 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
     for key in ONLY_TYPED:
         if plain[key] and key not in typed:
             raise ConfigError(f"{key} = {spine.plain(plain[key])}: only from the command line")
-    sections = {key.rsplit(".", 1)[0] for key in spine.SPINE if "." in key}
     known = words.groups(own)
     for key, value in spine.flat(plain).items():
-        head, _, rest = key.partition(".")
-        inside = head in sections and (not rest or rest.startswith("every."))
-        if inside or (key not in spine.SPINE and head not in known):
+        spoilt = any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in spine.SPINE)
+        if spoilt or (key not in spine.SPINE and key.split(".")[0] not in known):
             raise words.unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")

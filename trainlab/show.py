@@ -58,13 +58,8 @@ class Show:
                 shapes = ", ".join(f"{key} {'x'.join(map(str, p.shape))}" for key, p in own)
                 count = sum(p.numel() for _, p in own)
                 table.add_row(name, type(module).__name__, shapes, f"{count:,}" if count else "")
-        table.add_row(
-            "all",
-            "",
-            f"on {device}",
-            f"{sum(p.numel() for p in model.parameters()):,}",
-            style="bold",
-        )
+        count = sum(p.numel() for p in model.parameters())
+        table.add_row("all", "", f"on {device}", f"{count:,}", style="bold")
         self.console.print(table)
 
     def verdicts(self, verdicts: Sequence[Any], seconds: float | None = None) -> None:
@@ -104,14 +99,8 @@ class Show:
         training ended."""
         self.values |= values
         if self.bar is not None:
-            pairs = {
-                name: "/".join(f"{self.values[f'{split}/{name}']:.3f}" for split in ("train", "val")
-                               if f"{split}/{name}" in self.values)
-                for name in ("loss", "accuracy")
-            }  # fmt: skip
-            text = f"loss {pairs['loss']} acc {pairs['accuracy']}"
-            if "optim/lr" in self.values:
-                text += f" lr {self.values['optim/lr']:.2g}"
+            loss, accuracy = (self._both(name) for name in ("loss", "accuracy"))
+            text = f"loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
             self.bar.update(self.task, completed=step, text=text)
         elif "val/loss" in values or step == self.steps:
             tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
@@ -119,6 +108,10 @@ class Show:
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)
             line = f"step {step}/{self.steps}  {text}  {left:.0f} s left"
             self.console.print(line.replace("optim/lr", "lr"), soft_wrap=True)
+
+    def _both(self, name: str) -> str:
+        tags = f"train/{name}", f"val/{name}"
+        return "/".join(f"{self.values[tag]:.3f}" for tag in tags if tag in self.values)
 
     def stop(self) -> None:
         """End the progress bar, also when the training was interrupted."""

@@ -41,8 +41,7 @@ class Bench:
 
     def in_order(self, split: Any) -> Batches:
         """For evaluation, where larger batches only save time."""
-        size = max(self.cfg.batch_size, 512)
-        return Batches(split, self.preprocess, size, lambda epoch: torch.arange(len(split)))
+        return Batches.in_order(split, self.preprocess, max(self.cfg.batch_size, 512))
 
     def fresh(self) -> Trainer:
         """A Trainer at step 0: the same weights, batches and optimizer each time."""

@@ -153,9 +153,7 @@ def several(word: Any) -> list[str]:
     return [word] if isinstance(word, str) else list(word or [])
 
 
-def recipe(
-    cfg: Any, choices: Mapping[str, Any]
-) -> tuple[dict[str, str], dict[str, tuple[Any, Any]]]:
+def recipe(cfg: Any, choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """What show.recipe prints: group -> word, and dotted key -> (value, its default).
 
     The default of a group's key is the literal in the word's file, that of a group its default
