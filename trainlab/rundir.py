@@ -2,11 +2,12 @@
 stop it."""
 
 import fcntl
+import itertools
 import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainlab import durable
@@ -26,18 +27,15 @@ def make(root: Path, name: str) -> Path:
     one."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 10_000):
+        for number in itertools.count(1):
             path = root / (name if number == 1 else f"{name}-{number}")
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
                 return path
-            except FileExistsError:
-                continue
     except OSError as error:
         raise MachineError(
             f"hydra.run.dir = {root / name}: cannot be made ({error.strerror}); choose another"
         ) from error
-    raise MachineError(f"hydra.run.dir = {root / name}: taken 10,000 times; choose another")
 
 
 class Status:

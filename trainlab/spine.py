@@ -92,7 +92,7 @@ SPINE = {
     "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
-    "probe.every": Key(str, 50, "how often the probes look inside", **CADENCE),
+    "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
     "checkpoint.every": Key(
         str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True
     ),

@@ -6,7 +6,6 @@ below.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -213,7 +212,7 @@ class Trainer:
             self.recorded()  # the first step that was not finite is the better answer
             self.diverged(self.at, f"val/loss = {seen['val/loss']}")
         if self.best_value is None:
-            self.best_value = torch.full_like(value, math.inf)
+            self.best_value = torch.full_like(value, float("inf"))
             self.best_step = torch.zeros_like(value, dtype=torch.int64)
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
         better = value < self.best_value

@@ -7,7 +7,6 @@ ones are seeded beside it.
 """
 
 import hashlib
-import os
 import random
 
 import numpy as np
@@ -88,5 +87,4 @@ def environment(device: torch.device) -> dict:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cores": os.cpu_count(),
     }
