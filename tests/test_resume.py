@@ -173,3 +173,11 @@ def test_an_allowed_change_reaches_the_optimizer(tmp_path):
 def test_fewer_steps_than_done_is_refused(stopped, tmp_path):
     assert finish([f"resume={stopped}", "max_steps=1"], tmp_path)[0] == 4
     assert "nothing to do; raise epochs or max_steps" in told(tmp_path)
+
+
+def test_overrides_that_a_kill_cut_are_not_lost(tmp_path):
+    words = [*RECIPE, "optim.lr=0.03", "max_steps=20", f"hydra.run.dir={tmp_path}/run"]
+    assert finish(words, tmp_path)[0] == 0
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- prefl")
+    assert finish([f"resume={tmp_path}/run", "max_steps=30"], tmp_path)[0] == 0, told(tmp_path)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 30

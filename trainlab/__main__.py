@@ -129,7 +129,6 @@ def job(cfg: Any) -> Any:
         door = Door(cfg.trust)
         gc.disable()  # torch brings a million lasting objects: 15 % of a start to walk them
         story = door(cfg.task)
-        gc.freeze()
         gc.enable()
         return story(cfg, directory, door, {group: picked.get(group) for group in words.usual()})
     except Exception as error:
@@ -193,7 +192,16 @@ def with_saved(typed: Sequence[str]) -> list[str]:
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
         raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
     gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
-    origin, newest = (map(str, yaml.safe_load(f.read_text()) or []) for f in (first, files[-1]))
+    # from hydra.yaml: that overrides.yaml is there proves it whole, itself a kill may have cut
+    origin, newest = (
+        list(
+            map(
+                str,
+                yaml.safe_load((f.parent / "hydra.yaml").read_text())["hydra"]["overrides"]["task"],
+            )
+        )
+        for f in (first, files[-1])
+    )
     saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
     saved += [arg for arg in origin if arg.startswith("task=")]
     return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)

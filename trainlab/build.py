@@ -58,8 +58,7 @@ class Door:
             for name, value in node.items():
                 key = f"{where}.{name}".lstrip(".")
                 if str(name).startswith("_") and name not in own:
-                    text = "no such key; there are _target_, _args_, _partial_"
-                    raise ConfigError(f"{key}: {text}")
+                    raise ConfigError(f"{key}: no such key; there are _target_, _args_, _partial_")
                 if name == "_target_" and not (PATH.fullmatch(str(value)) and self._in(value)):
                     raise self._refused(key, value)
                 if name == "_args_" and not isinstance(value, list):

@@ -187,8 +187,7 @@ def _values(o: Override) -> list[Any]:
     values = [Override._convert_value(v) for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
     if not values:
         raise ConfigError(f"{text}: no value; name one")
-    few = values[:1000]
-    for value in few:
+    for value in (few := values[:1000]):
         if few.count(value) > 1:
             raise ConfigError(f"{text}: {spine.plain(value)} is given twice; keep one")
     return values
@@ -208,9 +207,8 @@ def _choices(values: Lists, options: Lists) -> Lists:
                 fix = f"use {group}={default or options[group][0]}"
                 raise ConfigError(f"{group} = {spine.plain(value)}: one word; {fix}")
             asked.setdefault(group, []).extend(value if isinstance(value, list) else [value])
-        for word in asked[group]:
-            if word not in options[group]:
-                raise words.no_word(group, word, options[group], default)
+        if unknown := [word for word in asked[group] if word not in options[group]]:
+            raise words.no_word(group, unknown[0], options[group], default)
     return asked
 
 

@@ -107,7 +107,6 @@ def unknown(
     """What is wrong with a key that does not exist: `leaves` do, `word` is chosen in its group."""
     group, _, rest = key.partition(".")
     section = key.rpartition(".")[0]
-    text = f"{key} = {spine.plain(value)}"
     known = groups(more)
     inside = sorted(leaf for leaf in leaves if leaf.startswith(f"{key}."))
     owners = [other for other in known.get(group, ()) if key in literals(group, other, more)]
@@ -123,7 +122,7 @@ def unknown(
         says = f"no such key; did you mean {near}={spine.plain(value)}?"
     else:
         says = "no such key; see --help"
-    return ConfigError(f"{text}: {says}")
+    return ConfigError(f"{key} = {spine.plain(value)}: {says}")
 
 
 def help_text() -> str:
