@@ -50,9 +50,8 @@ class Keeper:
             **self.facts,
         }
         folder = self.directory / "checkpoints"
-        checkpoint.save(
-            folder, trainer.at, tensors | randoms, trainer.best, trainer.best_at(), facts
-        )
+        best = trainer.best, trainer.best_at()
+        checkpoint.save(folder, trainer.at, tensors | randoms, *best, facts)
         self.saved_at, self.saved_when = trainer.at, time.monotonic()
         self.cost = self.saved_when - begun
 

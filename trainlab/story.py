@@ -69,13 +69,9 @@ class Bench:
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Loss and accuracy of every split, in file order."""
-        return {
-            name: {
-                key: float(v)
-                for key, v in trainer.evaluate(self.in_order(getattr(self.splits, name))).items()
-            }
-            for name in ("train", "val", "test")
-        }
+        splits = {name: getattr(self.splits, name) for name in ("train", "val", "test")}
+        seen = {name: trainer.evaluate(self.in_order(split)) for name, split in splits.items()}
+        return {name: {key: float(v) for key, v in row.items()} for name, row in seen.items()}
 
 
 def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
