@@ -129,6 +129,8 @@ def job(cfg: Any) -> Any:
         door = Door(cfg.trust)
         gc.disable()  # torch brings a million lasting objects: 15 % of a start to walk them
         story = door(cfg.task)
+        import torch._dynamo  # noqa: F401  every optimizer would, and walk the objects on its way
+
         gc.enable()
         return story(cfg, directory, door, {group: picked.get(group) for group in words.usual()})
     except Exception as error:
