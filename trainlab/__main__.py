@@ -194,16 +194,9 @@ def with_saved(typed: Sequence[str]) -> list[str]:
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
         raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
     gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
-    # from hydra.yaml: that overrides.yaml is there proves it whole, itself a kill may have cut
-    origin, newest = (
-        list(
-            map(
-                str,
-                yaml.safe_load((f.parent / "hydra.yaml").read_text())["hydra"]["overrides"]["task"],
-            )
-        )
-        for f in (first, files[-1])
-    )
+    # hydra.yaml is whole when overrides.yaml is there; that one itself a kill may have cut
+    told = (yaml.safe_load((f.parent / "hydra.yaml").read_text()) for f in (first, files[-1]))
+    origin, newest = (list(map(str, each["hydra"]["overrides"]["task"])) for each in told)
     saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
     saved += [arg for arg in origin if arg.startswith("task=")]
     return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
