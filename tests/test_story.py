@@ -170,3 +170,14 @@ def test_eight_runs_of_a_sweep_all_complete_although_sigmoid_cannot_overfit(tmp_
     for path in tmp_path.glob("sweep/*/verdicts.json"):
         overfit = next(v for v in json.loads(path.read_text()) if v["name"] == "overfit")
         assert overfit["status"] == ("WARN" if "sigmoid" in path.parent.name else "PASS")
+
+
+def test_the_closing_table_is_that_of_the_best_weights_not_of_the_last(tmp_path):
+    words = ["optim=adam", "optim.lr=0.02", "schedule=constant", "epochs=12", "preflight=none"]
+    code, _ = finish([*words, f"hydra.run.dir={tmp_path}/run"], tmp_path)
+    assert code == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    table = {r["step"]: r for r in rows(tmp_path / "run" / "metrics.jsonl") if "val/loss" in r}
+    best, last = table[summary["best_step"]], table[summary["steps"]]
+    assert best["val/loss"] < last["val/loss"], "choose a recipe that gets worse"
+    assert summary["results"]["val"]["loss"] == pytest.approx(best["val/loss"], rel=1e-6)
