@@ -115,6 +115,7 @@ COMMON = {
     ),
     "norm.momentum": Key(float, gt=0, le=1),
     "norm.eps": Key(float, gt=0),
+    "norm.place": Key(str, choices=("before", "after")),
     "data.root": Key(str, null=True),
     "data.download": Key(bool),
     "data.split_seed": Key(int, ge=0, le=SEEDS),

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainlab.data import sources
-from trainlab.data.sources import digits, mnist, parse_idx
+from trainlab.data import idx, sources
+from trainlab.data.idx import mnist, parse_idx
+from trainlab.data.sources import digits
 from trainlab.errors import ConfigError, DataError
 
 CACHE = Path(os.environ.get("TRAINLAB_DATA") or "~/.cache/trainlab/data").expanduser()
 
 
-def idx(values):
+def as_idx(values):
     return (
         bytes((0, 0, 8, values.ndim))
         + struct.pack(f">{values.ndim}I", *values.shape)
@@ -32,8 +33,8 @@ def copy_of_mnist(seed):
     random = np.random.default_rng(seed)
     files = {}
     for part, n in (("train", 60), ("t10k", 20)):
-        files[f"{part}-images-idx3-ubyte"] = idx(random.integers(0, 256, (n, 4, 3)))
-        files[f"{part}-labels-idx1-ubyte"] = idx((np.arange(n) + seed) % 10)
+        files[f"{part}-images-idx3-ubyte"] = as_idx(random.integers(0, 256, (n, 4, 3)))
+        files[f"{part}-labels-idx1-ubyte"] = as_idx((np.arange(n) + seed) % 10)
     return files
 
 
@@ -42,7 +43,7 @@ def files(monkeypatch):
     """A small MNIST, whose digests are known beside those of a second copy."""
     first, second = copy_of_mnist(0), copy_of_mnist(1)
     monkeypatch.setattr(
-        sources,
+        idx,
         "MNIST_DIGESTS",
         {
             name: tuple(hashlib.sha256(copy[name]).hexdigest() for copy in (first, second))
@@ -148,7 +149,7 @@ def test_a_damaged_archive_is_named(files, tmp_path):
 
 
 def test_an_oversized_file_is_not_read_whole(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "LARGEST", 1000)
+    monkeypatch.setattr(idx, "LARGEST", 1000)
     write(tmp_path, files | {"train-images-idx3-ubyte": bytes(5000)}, packed=True)
     assert hashlib.sha256(bytes(1000)).hexdigest() in refused(str(tmp_path), val_size=10)
 
@@ -171,7 +172,7 @@ def test_missing_files_say_what_to_do(tmp_path):
         assert part in message
 
 
-GOOD = idx(np.arange(24).reshape(2, 3, 4))
+GOOD = as_idx(np.arange(24).reshape(2, 3, 4))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ GOOD = idx(np.arange(24).reshape(2, 3, 4))
         (b"", "0 bytes that start with nothing"),
         (GOOD[:10], "10 bytes that start with 00 00 08 03"),
         (b"\0\0\x0d\x03" + GOOD[4:], "expected 00 00 08 03"),
-        (idx(np.arange(24)), "expected 00 00 08 03 and 3 sizes"),
+        (as_idx(np.arange(24)), "expected 00 00 08 03 and 3 sizes"),
         (GOOD[:-1], "39 bytes, but its header says 2 x 3 x 4, which takes 40"),
         (GOOD + b"\0", "41 bytes"),
         (b"\0\0\x08\x03" + b"\xff" * 12 + GOOD[16:], "4294967295 x 4294967295 x 4294967295"),
@@ -193,7 +194,7 @@ def test_parse_idx_is_strict(payload, message):
 
 def test_parse_idx_reads_what_was_written():
     assert torch.equal(parse_idx(GOOD, 3, "f"), torch.arange(24).view(2, 3, 4).byte())
-    assert parse_idx(idx(np.zeros((0, 3, 4))), 3, "f").shape == (0, 3, 4)
+    assert parse_idx(as_idx(np.zeros((0, 3, 4))), 3, "f").shape == (0, 3, 4)
 
 
 def refused_download(root):
@@ -236,7 +237,7 @@ def test_download_without_torchvision(tmp_path, monkeypatch):
 
 
 def test_download_with_clashing_builds(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "version", lambda name: "0.29.2")
+    monkeypatch.setattr(idx, "version", lambda name: "0.29.2")
     stand_in_torchvision(
         tmp_path, monkeypatch, ("raise RuntimeError('operator torchvision::nms does not exist')\n")
     )
@@ -265,7 +266,7 @@ def test_files_that_are_there_need_no_torchvision(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-    any(sources._find(CACHE, name) is None for name in sources.MNIST_DIGESTS),
+    any(idx._find(CACHE, name) is None for name in idx.MNIST_DIGESTS),
     reason="MNIST is not in the cache folder",
 )
 def test_the_real_mnist():

@@ -12,7 +12,7 @@ def cnn(
     shape: Sequence[int],
     classes: int,
     activation: Callable[[], nn.Module],
-    norm: Callable[[nn.Module], nn.Module],
+    norm: Callable[[nn.Module, nn.Module], nn.Module],
     channels: Sequence[int] = (16, 32),
     dropout: float = 0.0,
 ) -> nn.Module:
@@ -30,8 +30,8 @@ def cnn(
         )
     layers: list[tuple[str, nn.Module]] = []
     for depth, after in enumerate(channels, 1):
-        layers.append((f"conv{depth}", norm(nn.Conv2d(before, after, 3, padding=1))))
-        layers.append((f"activation{depth}", activation()))
+        conv = nn.Conv2d(before, after, 3, padding=1)
+        layers.append((f"conv{depth}", norm(conv, activation())))
         layers.append((f"pool{depth}", nn.MaxPool2d(2)))
         before, height, width = after, height // 2, width // 2
     layers.append(("flatten", nn.Flatten()))

@@ -13,7 +13,7 @@ def linear(
     shape: Sequence[int],
     classes: int,
     activation: Callable[[], nn.Module],
-    norm: Callable[[nn.Module], nn.Module],
+    norm: Callable[[nn.Module, nn.Module], nn.Module],
     dropout: float = 0.0,
 ) -> nn.Module:
     """Softmax regression: (B, *shape) -> logits (B, K). It has no hidden layer, so activation and
@@ -29,7 +29,7 @@ def mlp(
     shape: Sequence[int],
     classes: int,
     activation: Callable[[], nn.Module],
-    norm: Callable[[nn.Module], nn.Module],
+    norm: Callable[[nn.Module, nn.Module], nn.Module],
     widths: Sequence[int] = (128, 64),
     dropout: float = 0.0,
 ) -> nn.Module:
@@ -38,8 +38,7 @@ def mlp(
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     before = math.prod(shape)
     for depth, width in enumerate(widths, 1):
-        layers.append((f"hidden{depth}", norm(nn.Linear(before, width))))
-        layers.append((f"activation{depth}", activation()))
+        layers.append((f"hidden{depth}", norm(nn.Linear(before, width), activation())))
         if dropout:
             layers.append((f"dropout{depth}", nn.Dropout(dropout)))
         before = width
