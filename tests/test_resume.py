@@ -1,5 +1,6 @@
 """Signals, folders, and going on: what a person sees when a run is stopped and taken up again."""
 
+import errno
 import json
 import os
 import signal
@@ -181,3 +182,28 @@ def test_overrides_that_a_kill_cut_are_not_lost(tmp_path):
     (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- prefl")
     assert finish([f"resume={tmp_path}/run", "max_steps=30"], tmp_path)[0] == 0, told(tmp_path)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 30
+
+
+@pytest.mark.parametrize(("full", "code"), [(2, 0), (3, 6)])
+def test_a_disk_that_is_full_for_a_while_is_tried_again(tmp_path, monkeypatch, capsys, full, code):
+    from trainlab import durable
+    from trainlab.__main__ import main
+
+    failed = []
+
+    def write(path, data, real=durable.write):
+        if path.suffix == ".safetensors" and len(failed) < full:
+            failed.append(path)
+            raise durable.unwritable(path, OSError(errno.ENOSPC, "No space left on device"))
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write", write)
+    words = ["preflight=none", "probe=none", "max_steps=50", "checkpoint.every=10", "quiet=true"]
+    assert main([*words, f"hydra.run.dir={tmp_path}/run"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": /")[0] for line in lines[:2]] == [
+        f"trainlab: warning: step {step}" for step in (10, 20)
+    ]
+    assert len(lines) == (2 if code == 0 else 3)
+    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert (found.step if found else 0) == (50 if code == 0 else 0)

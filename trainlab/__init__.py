@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 def run(*overrides: str) -> dict[str, Any]:
     """One run, as `python -m trainlab OVERRIDES` does it; returns what its summary.json holds.
 
-    `trainlab.run("activation=elu", "optim=adam")`. Raises TrainlabError where the command line
-    would print a line and exit.
+    `trainlab.run("activation=elu", "optim=adam")`. Seeds the global generators and sets torch's
+    threads, as the command does. Raises TrainlabError where that would print a line and exit.
     """
     from trainlab.__main__ import run
 

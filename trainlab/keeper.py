@@ -1,5 +1,6 @@
 """What survives of a run: saved while it trains, and taken up again bit for bit."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 from trainlab import checkpoint, rundir, spine, world
 from trainlab.checkpoint import Checkpoint
-from trainlab.errors import CheckpointError
+from trainlab.errors import CheckpointError, MachineError
 from trainlab.log import Log
 from trainlab.train import Trainer
+
+FAILURES = 3  # saves in a row that may fail, the last of them included
 
 
 class Keeper:
@@ -26,7 +29,7 @@ class Keeper:
         self.status = status
         self.saved_at, self.saved_when, self.cost = 0, time.monotonic(), 0.0
         self.begun = time.monotonic()
-        self.resumes = 0
+        self.resumes = self.failures = 0
         self.log: Log | None = None
 
     def elapsed(self) -> float:
@@ -34,8 +37,21 @@ class Keeper:
         return time.monotonic() - self.begun
 
     def save(self, trainer: Trainer) -> None:
+        """As `save_now`, but a disk that is full for a while does not end the run: it is tried
+        again when the next checkpoint is due, FAILURES times at most and never at the end."""
+        try:
+            self.save_now(trainer)
+            self.failures = 0
+        except MachineError as error:
+            self.failures += 1
+            if self.failures >= FAILURES or trainer.at == trainer.steps:
+                raise
+            self.saved_when = time.monotonic()
+            print(f"trainlab: warning: step {trainer.at}: {error}; trying again", file=sys.stderr)
+
+    def save_now(self, trainer: Trainer) -> None:
         """The state of this step, durable when it returns. Raises NonFiniteError rather than save
-        bad weights."""
+        bad weights, MachineError when it cannot be written."""
         if trainer.at == self.saved_at:
             return
         begun = time.monotonic()
@@ -60,7 +76,7 @@ class Keeper:
         at most 2 % of it."""
         self.status.step = trainer.at
         if flag.raised is not None:
-            self.save(trainer)
+            self.save_now(trainer)
             raise rundir.stopped(flag.raised, trainer.at, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)

@@ -9,17 +9,21 @@ from typing import Any
 from trainlab import spine
 from trainlab.errors import ConfigError
 
-# spelling alone does not find these
+# spelling alone does not find these; keys without "_"
 SYNONYMS = {
-    "learning_rate": "optim.lr", "wd": "optim.weight_decay", "beta": "optim.betas",
-    "lr_scheduler": "schedule", "act": "activation", "nonlinearity": "activation",
-    "hidden": "model.widths", "layers": "model.widths", "hidden_size": "model.widths",
+    "learningrate": "optim.lr", "wd": "optim.weight_decay", "decay": "optim.weight_decay",
+    "beta": "optim.betas", "momentum": "optim.momentum", "lrscheduler": "schedule",
+    "act": "activation", "nonlinearity": "activation", "hidden": "model.widths",
+    "layers": "model.widths", "hiddensize": "model.widths", "hiddensizes": "model.widths",
     "width": "model.widths", "units": "model.widths", "filters": "model.channels",
     "network": "model", "net": "model", "arch": "model", "criterion": "loss",
-    "normalization": "norm", "batch_norm": "norm", "initializer": "init",
+    "normalization": "norm", "batchnorm": "norm", "initializer": "init", "weightinit": "init",
     "initialization": "init", "bs": "batch_size", "batch": "batch_size", "gpu": "device",
-    "cuda": "device", "steps": "max_steps", "grad_clip": "clip.norm", "random_seed": "seed",
-    "checks": "preflight", "recipe": "experiment", "transform": "preprocess",
+    "cuda": "device", "steps": "max_steps", "gradclip": "clip.norm", "clipgrad": "clip.norm",
+    "gradnorm": "clip.norm", "randomseed": "seed", "checks": "preflight", "recipe": "experiment",
+    "transform": "preprocess", "augmentation": "augment", "off": "none", "false": "none",
+    "none": "constant", "bn": "batch", "ln": "layer", "kaiming": "he_normal",
+    "glorot": "xavier_normal", "ce": "cross_entropy", "test": "evaluate",
 }  # fmt: skip
 INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
 
@@ -85,12 +89,28 @@ def about(group: str, word: str) -> str:
 
 def closest(word: str, options: Iterable[str]) -> str | None:
     """What was probably meant: by the table of synonyms, else by spelling."""
-    options = list(options)
-    last = word.rsplit(".", 1)[-1]  # penalty.l1, l2: the key of another section
-    meant = [SYNONYMS.get(word.lower()), *difflib.get_close_matches(word, options, 1, 0.6)]
-    meant += [SYNONYMS.get(last.lower())]
+    options, last = list(options), word.rsplit(".", 1)[-1]  # penalty.l1, l2: of another section
+    meant = [SYNONYMS.get(_bare(word)), SYNONYMS.get(_bare(last))]
+    meant += [option for option in options if _bare(option) == _bare(word)]
     meant += [option for option in options if option.rsplit(".", 1)[-1] == last]
+    meant += [option for option in options if option.startswith(f"{word.lower()}_")]
+    meant += difflib.get_close_matches(word.lower(), options, 1, 0.6)
     return next((option for option in meant if option in options), None)
+
+
+def _bare(word: str) -> str:
+    return word.lower().replace("_", "").replace("-", "")
+
+
+def example(key: str, value: Any) -> str:
+    """`optim.lr=0.1`, with the value made to fit: model.widths=[32]; or what would fit."""
+    rule = spine.declared(key)
+    try:
+        value = [value] if rule and rule.each and not isinstance(value, list) else value
+        spine.check(key, value)
+    except ConfigError:
+        return f"{key} ({rule.allowed()})"
+    return f"{key}={spine.plain(value)}"
 
 
 def no_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
@@ -119,7 +139,7 @@ def unknown(
     elif section in leaves:
         says = f"{section} is one value, without keys"
     elif near := closest(key, names):
-        says = f"no such key; did you mean {near}={spine.plain(value)}?"
+        says = f"no such key; did you mean {example(near, value)}?"
     else:
         says = "no such key; see --help"
     return ConfigError(f"{key} = {spine.plain(value)}: {says}")

@@ -285,6 +285,7 @@ def test_a_broken_step_is_named_and_undone(clusters):
         ("batch", (torch.zeros(4, 64), torch.full((4,), 10)), r"y holds 10 \.\. 10"),
         ("batch", (torch.zeros(4, 63), torch.zeros(4).long()), "x \\(4, 63\\)"),
         ("loss", nn.CrossEntropyLoss(reduction="none"), "reduction='mean'"),
+        ("batch", (torch.zeros(4, 64), torch.zeros(4)), "fails for y \\(4,\\) torch.float32"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(clusters, argument, value, words):

@@ -121,7 +121,12 @@ def _check_batch(
                 f"batch: y holds {int(y.min())} .. {int(y.max())}, the model has "
                 f"{logits.shape[1]} outputs; class numbers must be 0 .. {logits.shape[1] - 1}"
             )
-        value = loss(logits, y)
+        try:
+            value = loss(logits, y)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            line = (str(error).splitlines() or [""])[0]
+            text = f"loss(logits, y) fails for y {tuple(y.shape)} {y.dtype}: {line}"
+            raise ConfigError(text) from error
         if not isinstance(value, Tensor) or value.dim() > 0:
             seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(f"loss(logits, y) = {seen}: must be a 0-d tensor; reduction='mean'")
