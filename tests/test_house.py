@@ -15,7 +15,7 @@ PACKAGE = ROOT / "trainlab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only rows below it, and its own row
 ROWS = [
-    ("__main__", "_plugins", "command"),
+    ("__main__", "_plugins", "command", "multirun"),
     ("sweep", "lecture"),
     ("story", "finished", "keeper"),
     ("report", "checks", "doctor", "faults"),
@@ -81,7 +81,7 @@ def test_no_circles():
 
 
 ONLY = {
-    "hydra": {"__main__", "_plugins", "command", "build"},
+    "hydra": {"__main__", "_plugins", "command", "multirun", "build"},
     "torch.distributed": {"world"},
     "torch.func": {"stack"},
     "torch.overrides": {"taps"},

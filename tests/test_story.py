@@ -167,6 +167,18 @@ def test_eight_runs_of_a_sweep_all_complete_although_sigmoid_cannot_overfit(tmp_
     code, _ = finish([*words, f"hydra.sweep.dir={tmp_path}/sweep"], tmp_path)
     assert code == 0
     assert len(list(tmp_path.glob("sweep/*/summary.json"))) == 8
+    told = (tmp_path / "output.txt").read_text().splitlines()
+    heads = [line.split()[-1] for line in told if line.startswith("== job")]
+    table = [
+        line.split() for line in told[told.index(f"== job {heads[-1]}") :] if "finished" in line
+    ]
+    assert [row[0] for row in table] == heads
+    for name, _, loss, accuracy in table:
+        seen = json.loads((tmp_path / "sweep" / name / "summary.json").read_text())["results"][
+            "val"
+        ]
+        assert [f"{seen['loss']:.4f}", f"{seen['accuracy']:.4f}"] == [loss, accuracy]
+    assert told[-1] == f"curves  tensorboard --logdir {tmp_path}/sweep"
     for path in tmp_path.glob("sweep/*/verdicts.json"):
         overfit = next(v for v in json.loads(path.read_text()) if v["name"] == "overfit")
         assert overfit["status"] == ("WARN" if "sigmoid" in path.parent.name else "PASS")

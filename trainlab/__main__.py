@@ -7,7 +7,6 @@ compose three times; its parts are called here instead, once each.
 import contextlib
 import errno
 import gc
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__, errors, spine, words
+from trainlab import __version__, errors, rundir, spine, words
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -80,7 +79,10 @@ def _asked(argv: Sequence[str]) -> int:
         if args.cfg:
             return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
         if args.multirun:
-            return sweep(asked)
+            from trainlab.multirun import sweep
+
+            directory = wanted(asked.typed("hydra.sweep.dir"), "sweep")
+            return sweep(asked, directory, job, report)
         outcome, directory = single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
@@ -98,9 +100,9 @@ def single(asked: Any) -> tuple[Any, Path]:
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
-    before = _status(directory / "status.json")
+    before = rundir.told(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
-    if cfg.hydra.output_subdir != ".hydra" and before == _status(directory / "status.json"):
+    if cfg.hydra.output_subdir != ".hydra" and before == rundir.told(directory):
         # refused, or only evaluated: the next resume must not take its overrides for the run's own
         shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory
@@ -151,7 +153,7 @@ def folder(asked: Any) -> Path:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
             raise errors.ConfigError(f"{place}: a run goes on in its own folder; drop it")
         return Path(cfg.resume)
-    directory = _wanted(given, name(asked))
+    directory = wanted(given, name(asked))
     if (directory / "metrics.jsonl").exists():
         raise errors.BusyError(f"{place}: holds a run; choose another, or resume={given}")
     try:
@@ -162,10 +164,8 @@ def folder(asked: Any) -> Path:
     return directory
 
 
-def _wanted(given: str | None, named: str) -> Path:
+def wanted(given: str | None, named: str) -> Path:
     """The folder asked for, or a new one among RUNS."""
-    from trainlab import rundir
-
     return Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
 
 
@@ -208,59 +208,10 @@ def _unfinished(cfg: Any) -> str | None:
 
     digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
     for path in sorted(RUNS.glob("*/status.json"), key=os.path.getmtime, reverse=True):
-        status = _status(path)
+        status = rundir.told(path.parent)
         if status.get("state") != "finished" and status.get("config_digest") == digest:
             return str(path.parent)
     return None
-
-
-def _status(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def sweep(asked: Any) -> int:
-    """All the runs of -m, one after the other; 8 when some did not finish."""
-    given = asked.typed("hydra.sweep.dir")
-    directory = _wanted(given, "sweep")
-    if (directory / "multirun.yaml").exists():
-        raise errors.BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
-    lines = [o.input_line for o in asked.overrides]
-    lines += [] if given else [f"hydra.sweep.dir='{directory}'"]
-    if asked.typed("hydra.sweep.subdir") is None:
-        ours = [o for o in asked.overrides if not o.is_hydra_override()]
-        odd = [o.key_or_group for o in ours if re.search(r"[^\w.,=+-]", o.input_line)]
-        length = sum(len(o.input_line) for o in ours if o.key_or_group not in odd)
-        named = "_${hydra.job.override_dirname}" if 0 < length < 150 else ""
-        lines.append(f"hydra.sweep.subdir='${{hydra.job.num}}{named}'")
-        lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(odd)}]")
-    asked.hydra.multirun("config", job_of_sweep, [*lines, "hydra.mode=MULTIRUN"])
-    failed = 0
-    for path in sorted(directory.glob("**/.hydra")):
-        status = _status(path.parent / "status.json")
-        if (state := status.get("state", "failed")) != "finished":
-            reason = status.get("reason") or "see error.txt there"
-            print(f"trainlab: error[sweep]: {path.parent}: {state}: {reason}", file=sys.stderr)
-            failed += 1
-    return 8 if failed else 0
-
-
-def job_of_sweep(cfg: Any) -> Any:
-    """One run of many: its failure is told and does not end the others; a signal ends them all."""
-    from hydra.core.hydra_config import HydraConfig
-
-    outcome = job(cfg)
-    if isinstance(outcome, Exception):
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        code = report(outcome, directory)
-        if isinstance(outcome, errors.Stopped):
-            sys.exit(code)
-        if not (directory / "status.json").exists():
-            status = {"state": "failed", "step": 0, "reason": str(outcome)}
-            (directory / "status.json").write_text(json.dumps(status))
-    return outcome
 
 
 def report(error: BaseException, directory: Path | None = None) -> int:

@@ -3,12 +3,14 @@ stop it."""
 
 import fcntl
 import itertools
+import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from trainlab import durable
 from trainlab.errors import BusyError, MachineError, NonFiniteError, Stopped
@@ -48,6 +50,13 @@ class Status:
         entry = {"state": state, "step": self.step, "reason": reason, "pid": os.getpid()}
         durable.write_json(self.path, entry | {"config_digest": self.digest})
         self.begun = True
+
+
+def told(directory: Path) -> dict[str, Any]:
+    """What status.json of a run says; nothing where there is none."""
+    with suppress(OSError, ValueError):
+        return json.loads((directory / "status.json").read_text())
+    return {}
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from trainlab.spine import plain
 
+RIGHT = "parameters", "loss", "accuracy", "val loss", "val accuracy"  # numbers
 COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "SKIPPED": "dim"}
 
 
@@ -35,7 +36,7 @@ class Show:
     def recipe(self, groups: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]) -> None:
         """groups: group -> word; values: dotted key -> (value, default). What differs from the
         default stands out."""
-        table = _table("recipe", "word", "settings")
+        table = table_of("recipe", "word", "settings")
         for group, word in groups.items():
             inside = {k: v for k, v in values.items() if k.split(".")[0] == group}
             table.add_row(group, _marked(word, inside.get(group)), _settings(inside, f"{group}."))
@@ -51,7 +52,7 @@ class Show:
             f"data    {splits.name}: {sizes} train / val / test, each {shape}, "
             f"{len(splits.classes)} classes, preprocess {preprocess}"
         )
-        table = _table("layer", "kind", "shapes of its parameters", "parameters")
+        table = table_of("layer", "kind", "shapes of its parameters", "parameters")
         for name, module in model.named_modules():
             own = list(module.named_parameters(recurse=False))
             if own or not list(module.children()):
@@ -68,7 +69,7 @@ class Show:
         if not verdicts:
             return
         took = "" if seconds is None else f" ({seconds:.2f} s)"
-        table = _table(f"preflight{took}", "", "saw", "expected")
+        table = table_of(f"preflight{took}", "", "saw", "expected")
         for verdict in verdicts:
             status = Text(verdict.status, COLOURS[verdict.status])
             table.add_row(verdict.name, status, verdict.saw, verdict.expected)
@@ -128,7 +129,7 @@ class Show:
     ) -> None:
         """The last table: loss and accuracy of each split with the best weights, what did not
         pass, where things are."""
-        table = _table(f"best weights, step {best_step}", "loss", "accuracy")
+        table = table_of(f"best weights, step {best_step}", "loss", "accuracy")
         for split, values in results.items():
             table.add_row(split, f"{values['loss']:.4f}", f"{values['accuracy']:.4f}")
         if "val/loss" in self.values:
@@ -147,12 +148,11 @@ class Show:
         self.console.print(text, soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table of the house's looks."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(
-            column, justify="right" if column in ("parameters", "loss", "accuracy") else "left"
-        )
+        table.add_column(column, justify="right" if column in RIGHT else "left")
     return table
 
 
