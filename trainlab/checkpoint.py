@@ -25,6 +25,7 @@ from trainlab.train import Trainer
 
 FORMAT = 1
 KEPT = 2
+RECORD = "loss", "correct", "clipped"  # columns of Trainer.record
 NAME = re.compile(r"ckpt-(\d{8,})\.json")
 
 
@@ -178,14 +179,28 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         }
         for index, own in trainer.optimizer.state_dict()["state"].items()
     }
-    losses, correct, sizes = zip(*trainer.record, strict=True) if trainer.record else ((), (), ())
-    if sizes:
-        tensors |= {"record.loss": torch.stack(losses), "record.correct": torch.stack(correct)}
+    for name, part in _extras(trainer).items():
+        optimizer[name] = {
+            key: _encoded(f"{name}.{key}", value, tensors)
+            for key, value in part.state_dict().items()
+        }
+    *columns, sizes = zip(*trainer.record, strict=True) if trainer.record else ((),)
+    for name, column in zip(RECORD, columns, strict=False):
+        tensors[f"record.{name}"] = torch.stack(column)
     if trainer.best_value is not None:
         tensors |= {"best.value": trainer.best_value, "best.step": trainer.best_step}
+    if trainer.smoothed is not None:
+        tensors["smoothed"] = trainer.smoothed
     best_at = None if trainer.best_step is None else trainer.best_at()
-    numbers = {"at": trainer.at, "best_at": best_at, "record_sizes": list(sizes)}
+    numbers = {"at": trainer.at, "best_at": best_at, "history": trainer.history}
+    numbers |= {"record_sizes": list(sizes), "smoothed": trainer.smoothed is not None}
     return tensors, numbers | {"optimizer": optimizer}
+
+
+def _extras(trainer: Trainer) -> dict[str, Any]:
+    """What has a state beside model and optimizer, where the recipe asks for it."""
+    extras = {"average": trainer.average, "scaler": trainer.scaler}
+    return {name: part for name, part in extras.items() if part is not None}
 
 
 def restore(
@@ -200,18 +215,23 @@ def restore(
     if "best.value" in tensors:
         _same_shapes(own, best)
     trainer.model.load_state_dict(saved)
-    state = {
-        int(index): {name: _decoded(value, tensors) for name, value in own.items()}
+    told = {
+        index: {name: _decoded(value, tensors) for name, value in own.items()}
         for index, own in numbers["optimizer"].items()
     }
+    for name, part in _extras(trainer).items():
+        part.load_state_dict(told.pop(name))
+    state = {int(index): own for index, own in told.items()}
     # lr, betas and the rest are the recipe's, which is the same or was allowed to differ
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     if numbers["record_sizes"]:
-        columns = (tensors[f"record.{name}"].to(device).unbind() for name in ("loss", "correct"))
+        columns = (tensors[f"record.{name}"].to(device).unbind() for name in RECORD)
         trainer.record = list(zip(*columns, numbers["record_sizes"], strict=True))
     trainer.best = {name: t.to(device) for name, t in best.items()}
     trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
+    trainer.smoothed = tensors["smoothed"] if numbers["smoothed"] else None
+    trainer.history = [tuple(entry) for entry in numbers["history"]]
     trainer.at = numbers["at"]
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")

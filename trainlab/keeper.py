@@ -44,7 +44,7 @@ class Keeper:
             self.failures = 0
         except MachineError as error:
             self.failures += 1
-            if self.failures >= FAILURES or trainer.at == trainer.steps:
+            if self.failures >= FAILURES or trainer.ended():
                 raise
             self.saved_when = time.monotonic()
             print(f"trainlab: warning: step {trainer.at}: {error}; trying again", file=sys.stderr)

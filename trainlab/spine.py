@@ -124,6 +124,8 @@ COMMON = {
     "model.channels": Key(int, ge=1, le=2**20, each=True),
     "model.dropout": Key(float, ge=0, lt=1),
     "loss.label_smoothing": Key(float, ge=0, lt=1),
+    "loss.margin": Key(float, gt=0),
+    "loss.gamma": Key(float, ge=0),
     "optim.lr": Key(float, gt=0),
     "optim.weight_decay": Key(float, ge=0),
     "optim.momentum": Key(float, ge=0, lt=1),

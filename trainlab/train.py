@@ -28,15 +28,13 @@ class Every:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on while a Trainer fits. Whatever they do, the trained weights are
-    bit-identical."""
+    """Who looks on while a Trainer fits; the trained weights are bit-identical without them."""
 
     rows: Callable[[int, dict[str, Tensor]], None] = lambda step, values: None
     probe: Callable[["Trainer", Tensor, Tensor], contextlib.AbstractContextManager] | None = None
     save: Callable[["Trainer"], None] = lambda trainer: None
-    after: Callable[["Trainer"], None] = lambda trainer: (
-        None
-    )  # called after every step; raises to end the training
+    # called after every step; raises to end the training
+    after: Callable[["Trainer"], None] = lambda trainer: None
 
 
 def due(step: int, every: int) -> bool:
@@ -48,13 +46,22 @@ def spread(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (like.dim() - values.dim()))
 
 
-class Trainer:
-    """One network (or R of them stacked on a leading axis) and everything that changes while it
-    trains.
+def classes_of(y: Tensor) -> Tensor:
+    """Class numbers (B,) of y, which may be shares of classes (B, K)."""
+    return y.argmax(-1) if y.is_floating_point() else y
 
-    criterion(logits (B, K), y (B,)) -> (); penalty(params) -> (); clip(grads) -> () factor;
-    schedule(step, steps) -> factor on every group's lr; batches(step) -> (x, y). For a stack each
-    of them is lifted.
+
+def hits(logits: Tensor, y: Tensor) -> Tensor:
+    """How many of the batch are right, ()."""
+    return (logits.argmax(-1) == classes_of(y)).sum(-1)
+
+
+class Trainer:
+    """One network, or R of them stacked on a leading axis, and all that changes while it trains.
+
+    criterion(logits (B, K), y (B,)) -> (); penalty(params) -> (); clip(grads, params) -> (grads,
+    clipped share ()); schedule(step, steps) -> factor on every group's lr; batches(step) -> (x, y),
+    where y is (B,) class numbers or (B, K) shares of classes. For a stack each of them is lifted.
     """
 
     def __init__(
@@ -65,26 +72,38 @@ class Trainer:
         batches: Callable[[int], tuple[Tensor, Tensor]],
         steps: int,
         *,
+        forward: Callable[[Tensor], Tensor] | None = None,
         schedule: Callable[[int, int], float] = lambda step, steps: 1.0,
         penalty: Callable[[list[Tensor]], Tensor] | None = None,
-        clip: Callable[[list[Tensor]], Tensor] | None = None,
+        penalised: list[nn.Parameter] | None = None,
+        clip: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]] | None = None,
+        constrain: Callable[[], None] | None = None,
+        average: Any = None,
+        scaler: Any = None,
+        accumulate: int = 1,
         validation: Any = None,
+        judged: Callable[["Trainer"], contextlib.AbstractContextManager] = contextlib.nullcontext,
         monitor: str = "val/loss",
+        patience: int | None = None,
+        smooth: float = 0.0,
     ):
         self.model, self.criterion, self.optimizer = model, criterion, optimizer
         self.batches, self.steps, self.schedule = batches, steps, schedule
-        self.penalty, self.clip = penalty, clip
-        self.validation, self.monitor = validation, monitor
+        self.forward, self.accumulate = forward or model, accumulate
+        self.penalty, self.clip, self.constrain = penalty, clip, constrain
+        self.average, self.scaler = average, scaler
+        self.validation, self.judged, self.monitor = validation, judged, monitor
+        self.patience, self.smooth = patience, smooth
         self.params = [p for p in model.parameters() if p.requires_grad]
+        self.penalised = self.params if penalised is None else penalised
         self.lrs = [group["lr"] for group in optimizer.param_groups]
         self.at = 0
-        self.record: list[
-            tuple[Tensor, Tensor, int]
-        ] = []  # (losses, correct, B) of each step since the last row
+        # (losses, correct, clipped share, B) of each step since the last row
+        self.record: list[tuple] = []
+        self.smoothed: Tensor | None = None  # average of all losses, not yet corrected for its bias
+        self.history: list[tuple[int, Any]] = []  # (step, `monitor`) of each evaluation
         self.best: dict[str, Tensor] = {}
-        self.best_value: Tensor | None = (
-            None  # (), of `monitor`, lower is better (accuracy is negated)
-        )
+        self.best_value: Tensor | None = None  # (), of `monitor`; accuracy is negated
         self.best_step: Tensor | None = None
         self._ones: Tensor | None = None
 
@@ -93,7 +112,7 @@ class Trainer:
         return self._penalised(self.criterion(logits, y))
 
     def _penalised(self, losses: Tensor) -> Tensor:
-        return losses if self.penalty is None else losses + self.penalty(self.params)
+        return losses if self.penalty is None else losses + self.penalty(self.penalised)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One update on x (B, ...), y (B,). Returns the objective before it, ()."""
@@ -105,112 +124,154 @@ class Trainer:
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            logits = self.model(x)
-            losses = self.criterion(logits, y)
-            total = self._penalised(losses)
-            if self._ones is None:
-                self._ones = torch.ones_like(total)
-            total.backward(self._ones)
-            if self.clip is not None:
-                self._clip()
+            total, *seen = self._gradients(x, y)
+            clipped = self._clip()
             if len(self.record) == before:  # L-BFGS calls again, after it has moved
-                correct = (logits.argmax(-1) == y).sum(-1)
-                self.record.append((losses.detach(), correct, y.shape[-1]))
+                self.record.append((*seen, clipped, classes_of(y).shape[-1]))
             return total
 
-        total = self.optimizer.step(closure)
+        if self.scaler is None:
+            total = self.optimizer.step(closure)
+        else:  # it looks at the gradients first, and skips a step of infinite ones
+            total = closure()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.at += 1
+        if self.constrain is not None:
+            self.constrain()
+        if self.average is not None:
+            self.average.update(self)
         return total
 
-    def _clip(self) -> None:
-        grads = [p.grad for p in self.params if p.grad is not None]
-        factor = self.clip(grads)
-        for grad in grads:
-            grad.mul_(spread(factor, grad))
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Leave the gradients of the objective in the parameters; objective, loss and hits, ()."""
+        axis, found = classes_of(y).dim() - 1, []
+        parts = [(x, y)]
+        if self.accumulate > 1:
+            parts = zip(*(t.chunk(self.accumulate, axis) for t in (x, y)), strict=True)
+        for x_, y_ in parts:
+            logits = self.forward(x_)
+            losses = self.criterion(logits, y_)
+            if self.accumulate > 1:
+                losses = losses * (y_.shape[axis] / y.shape[axis])
+            total = losses if found else self._penalised(losses)
+            if self._ones is None:
+                self._ones = torch.ones_like(total)
+            scaled = total if self.scaler is None else self.scaler.scale(total)
+            scaled.backward(self._ones)
+            found.append((total, losses.detach(), hits(logits, y_)))
+        return found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True)))
+
+    def _clip(self) -> Tensor:
+        """Bound the gradients in place; the share that was cut, ()."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.clip is None:
+            return self._ones
+        held = [p for p in self.params if p.grad is not None]
+        bounded, share = self.clip([p.grad for p in held], held)
+        for p, grad in zip(held, bounded, strict=True):
+            p.grad.copy_(grad)
+        return share
 
     def fit(self, every: Every, watch: Watch) -> None:
-        """Train from `at` to `steps`. Probes look at a step from both sides, the rest happens
-        after it."""
+        """Train from `at` on. Probes look at a step from both sides, the rest happens after it."""
         self.model.train()
-        while self.at < self.steps:
+        while not self.ended():
             x, y = self.batches(self.at)
             looking = watch.probe is not None and due(self.at, every.probe)
             with watch.probe(self, x, y) if looking else contextlib.nullcontext():
                 self.step(x, y)
-            last = self.at == self.steps
             values: dict[str, Tensor] = {}
+            judging = self.at == self.steps or due(self.at, every.evaluate)
+            if self.validation is not None and judging:
+                with self.judged(self):
+                    values = self.validate()
+            last = self.ended()
             if last or due(self.at, every.log):
-                values |= self.interval()
-            if self.validation is not None and (last or due(self.at, every.evaluate)):
-                values |= self.validate()
+                values = self.interval() | values
             if values:
                 watch.rows(self.at, values)
             if last or due(self.at, every.save):
                 watch.save(self)
             watch.after(self)
 
-    def recorded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, correct and B of each step since the last row, (n,) each; the one place where the
-        host waits.
+    def ended(self) -> bool:
+        """Whether all steps are done, or the last `patience` evaluations brought no better one."""
+        waited = self.history[-self.patience :] if self.patience else []
+        return self.at >= self.steps or (bool(waited) and self.best_at() < waited[0][0])
+
+    def recorded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Columns (n,) of `record`, one entry a step; the one place where the host waits.
 
         Raises NonFiniteError, naming the step, when a loss among them is not finite.
         """
         if not self.record:
             empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty
-        losses, correct, sizes = zip(*self.record, strict=True)
-        host = torch.stack([torch.stack(losses).double(), torch.stack(correct).double()]).cpu()
-        bad = ~host[0].reshape(len(losses), -1).isfinite().all(1)
+            return empty, empty, empty, empty
+        *columns, sizes = zip(*self.record, strict=True)
+        host = torch.stack([torch.stack(column).double() for column in columns]).cpu()
+        bad = ~host[0].reshape(len(sizes), -1).isfinite().all(1)
         if bad.any():
-            first = int(bad.nonzero()[0])
-            self.diverged(self.at - len(losses) + first + 1, f"loss = {host[0][first]}")
-        return host[0], host[1], torch.tensor(sizes, dtype=torch.float64)
+            at = int(bad.nonzero()[0])
+            self.diverged(self.at - len(sizes) + at + 1, f"loss = {host[0][at]}")
+        return *host, torch.tensor(sizes, dtype=torch.float64)
 
     def diverged(self, step: int, what: str) -> None:
         lr = float(torch.as_tensor(self.lrs[0]).max())
-        now = lr * self.schedule(step - 1, self.steps)
+        now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
-            f"{what} at step {step} of {self.steps}, with lr {now:.3g}: it must stay finite; "
+            f"{what} at step {step} of {self.steps}, {now}: it must stay finite; "
             f"try optim.lr={min(lr / 10, 0.1):g}, or clip.norm=1"
         )
 
     def interval(self) -> dict[str, Tensor]:
-        """Mean loss and accuracy over the steps since the last call, and the lr of the latest
-        step."""
-        losses, correct, sizes = self.recorded()
+        """Mean loss and accuracy over the steps since the last call, smoothed loss, latest lr."""
+        losses, correct, clipped, sizes = self.recorded()
         self.record.clear()
-        weights = spread(sizes, losses) / sizes.sum()
-        return {
-            "train/loss": (losses * weights).sum(0),
+        lr = torch.as_tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
+        seen = {
+            "train/loss": (losses * (spread(sizes, losses) / sizes.sum())).sum(0),
             "train/accuracy": correct.sum(0) / sizes.sum(),
-            "optim/lr": torch.as_tensor(
-                self.optimizer.param_groups[0]["lr"], dtype=torch.float64
-            ).cpu(),
+            "optim/lr": lr.cpu(),
         }
+        if self.smooth:
+            seen["train/loss_smooth"] = self._smoothed(losses)
+        if self.clip is not None:
+            seen["optim/clipped"] = clipped.mean(0)
+        return seen
+
+    def _smoothed(self, losses: Tensor) -> Tensor:
+        """Exponentially weighted average of every step's loss up to here, corrected for its start
+        at 0 (Kingma and Ba 2015, section 3)."""
+        old = torch.zeros_like(losses[:1].sum(0)) if self.smoothed is None else self.smoothed
+        ages = torch.arange(len(losses) - 1, -1, -1, dtype=losses.dtype)
+        new = (spread(self.smooth**ages, losses) * losses).sum(0)
+        self.smoothed = self.smooth ** len(losses) * old + (1 - self.smooth) * new
+        return self.smoothed / (1 - self.smooth**self.at)
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> dict[str, Tensor]:
-        """Mean loss and accuracy over one pass in evaluation mode. Batch norm and dropout are left
-        as they were."""
+        """Mean loss and accuracy over one pass in evaluation mode, which changes nothing."""
         with evaluating(self.model):
             loss = correct = count = 0
             for step in range(batches.per_epoch):
                 x, y = batches(step)
-                logits = self.model(x)
+                logits = self.forward(x)
                 loss = loss + self.criterion(logits, y).double() * y.shape[-1]
-                correct = correct + (logits.argmax(-1) == y).sum(-1)
+                correct = correct + hits(logits, y)
                 count += y.shape[-1]
         loss, accuracy = torch.stack([loss / count, correct.double() / count]).cpu()
         return {"loss": loss, "accuracy": accuracy}
 
     def validate(self) -> dict[str, Tensor]:
-        """Evaluate on the validation split and remember the weights where `monitor` was best, run
-        by run."""
+        """Evaluate on the validation split; keep the weights where `monitor` was best, by run."""
         seen = {f"val/{name}": value for name, value in self.evaluate(self.validation).items()}
         value = seen[self.monitor] * (-1 if self.monitor.endswith("accuracy") else 1)
         if not seen["val/loss"].isfinite().all():
             self.recorded()  # the first step that was not finite is the better answer
             self.diverged(self.at, f"val/loss = {seen['val/loss']}")
+        self.history.append((self.at, value.tolist()))
         if self.best_value is None:
             self.best_value = torch.full_like(value, float("inf"))
             self.best_step = torch.zeros_like(value, dtype=torch.int64)
