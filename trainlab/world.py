@@ -76,6 +76,7 @@ def join(device: str, threads: int) -> torch.device:
             raise MachineError(
                 f"device = {device}: this machine has cuda:0 to cuda:{count - 1}; use one of them"
             )
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # torch's default is tf32
     return torch.device(device)
 
 
