@@ -14,7 +14,7 @@ from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
 from trainlab.nn import norm
 from trainlab.nn.mlp import mlp
-from trainlab.optim import penalty
+from trainlab.optim import clip, penalty
 from trainlab.optim.schedule import warmup_cosine
 from trainlab.train import Every, Trainer, Watch
 from trainlab.world import number, seed_everything
@@ -45,7 +45,7 @@ def trainer_of(model, optimizer, order, lift, preprocess, split) -> Trainer:
         model, lift(nn.functional.cross_entropy), optimizer,
         Batches(split, preprocess, 32, order, torch.float64), STEPS,
         schedule=warmup_cosine, penalty=lift(partial(penalty.l2, strength=1e-3)),
-        clip=lift(partial(penalty.clip_factor, norm=0.5)), validation=in_order,
+        clip=lift(partial(clip.by_norm, norm=0.5)), validation=in_order,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def rows_of(trainer: Trainer) -> list:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("activation", stacks.ELEMENTWISE)
+@pytest.mark.parametrize("activation", [nn.ELU, nn.PReLU, nn.Tanh])
 def test_a_stack_equals_separate_runs_in_float64(name, activation):
     split = some_data()
     preprocess = standardize(split.x, 16)
@@ -104,8 +104,11 @@ class Odd(nn.Sequential):
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ([nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Sequential(nn.Conv2d(1, 2, 3))], "Conv2d does not"),
-        ([Odd(nn.ReLU()), Odd(nn.ReLU())], "Odd does not stack"),
+        ([nn.Sequential(nn.RReLU()), nn.Sequential(nn.RReLU())], "RReLU does not stack: it draws"),
+        (
+            [Odd(nn.Linear(2, 2), nn.Dropout()), Odd(nn.Linear(2, 2), nn.Dropout())],
+            "Dropout does not",
+        ),
         ([nn.ELU(1.0), nn.ELU(2.0)], "runs of a stack differ"),
         ([nn.BatchNorm1d(3, affine=False)] * 2, "BatchNorm1d does not stack"),
     ],
@@ -113,6 +116,38 @@ class Odd(nn.Sequential):
 def test_what_does_not_stack_is_refused_by_name(models, words):
     with pytest.raises(ConfigError, match=words):
         stacks.stack(models, (0, 1))
+
+
+MAPPED = {
+    "conv": lambda: nn.Conv2d(2, 3, 3, padding=1),
+    "group norm": lambda: nn.GroupNorm(2, 2),
+    "a module of one's own": lambda: Odd(nn.Conv2d(2, 2, 1), nn.PReLU()),
+    "maximum": lambda: nn.MaxPool2d(2),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_what_has_no_stacked_form_is_mapped_over_the_runs(name):
+    torch.manual_seed(0)
+    models = [MAPPED[name]().double() for _ in range(3)]
+    for model in models:
+        for p in model.parameters():
+            nn.init.normal_(p)
+    stacked = stacks.stack(models, (0, 1, 2))
+    x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64)
+    out = stacked(x)
+    for run, model in enumerate(models):
+        torch.testing.assert_close(out[run], model(x[run]), rtol=0, atol=1e-12)
+    assert len(list(stacked.parameters())) == len(list(models[0].parameters()))
+    if models[0].state_dict():
+        out.sum().backward()
+        assert all(p.grad is not None and p.grad.shape[0] == 3 for p in stacked.parameters())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Rprop])
+def test_an_optimizer_whose_step_is_not_its_own_by_number_is_refused(kind):
+    with pytest.raises(ConfigError, match=f"{kind.__name__} does not stack"):
+        stacks.Optimizer([nn.Parameter(torch.ones(2, 3))], kind, torch.tensor([0.1, 0.2]))
 
 
 def test_a_stack_goes_on_from_its_checkpoint_bit_for_bit():

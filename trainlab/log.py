@@ -4,6 +4,7 @@ A row is one line of JSON, without a clock, so that it is bit-identical after a 
     {"step": 50, "train/loss": 0.31, "activation_std/01.relu": 0.82, ...}       scalars of one step
     {"step": 50, "histogram": "weight/01.w", "low": -1.0, "high": 1.0, "counts": [...]}
     {"text": "recipe", "markdown": "..."}
+    {"curve": "schedule/lr", "values": [0.0, 0.05, ...]}                         over the training
 Figures that are not finite are the strings "nan", "inf" and "-inf".
 """
 
@@ -116,6 +117,10 @@ class Log:
         """One row with a card of TensorBoard's text tab."""
         self.waiting.append({"text": tag, "markdown": markdown})
 
+    def curve(self, tag: str, values: Sequence[float]) -> None:
+        """One row with a curve over the whole training, a picture in TensorBoard."""
+        self.waiting.append({"curve": tag, "values": [_plain(v) for v in values]})
+
     def flush(self) -> None:
         """Write the rows that wait, whole lines only."""
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.waiting]
@@ -200,6 +205,12 @@ def _values(row: Row) -> list[Any]:
 
     if "text" in row:
         return [_card(row["text"], "text", row["markdown"].encode())]
+    if "curve" in row:
+        from trainlab.picture import HEIGHT, WIDTH, curve
+
+        image = {"height": HEIGHT, "width": WIDTH, "colorspace": 3}
+        picture = curve(row["curve"], [float(v) for v in row["values"]])
+        return [Summary.Value(tag=row["curve"], image=image | {"encoded_image_string": picture})]
     if "histogram" not in row:
         tags = [tag for tag in row if tag != "step"]
         return [Summary.Value(tag=tag, simple_value=float(row[tag])) for tag in tags]

@@ -9,18 +9,30 @@ runs, B batch, F features.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from torch import Tensor, nn, optim
+from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
 from trainlab.train import spread
 from trainlab.world import stream
 
-ELEMENTWISE = (nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity)  # no weight, no batch
+# no weight, and the same for every number: nothing to map
+ELEMENTWISE = (
+    nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
+)  # fmt: skip
+RANDOM = nn.RReLU, nn.modules.dropout._DropoutNd
+# each number by itself, in proportion to lr; optimizers of our own say `elementwise = True`
+OPTIMIZERS = (
+    optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop,
+    optim.Adagrad, optim.Adadelta,
+)  # fmt: skip
 
 
 def stack(models: Sequence[nn.Module], seeds: Sequence[int]) -> nn.Module:
@@ -45,7 +57,7 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
         names = [name for name, _ in first.named_children()]
         layers = [_stacked([m.get_submodule(name) for m in models], dropout) for name in names]
         return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
-    if kind is nn.Linear:
+    if kind is nn.Linear and not is_parametrized(first):
         return Linear(models)
     if kind is nn.BatchNorm1d and first.affine and first.track_running_stats:
         return BatchNorm(models)
@@ -55,10 +67,16 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
         return nn.Flatten(2)
     if kind in ELEMENTWISE:
         return first
-    raise ConfigError(
-        f"{kind.__name__} does not stack (Linear, elementwise activations, batch norm and "
-        "dropout do); run the seeds one by one"
-    )
+    for module in first.modules():
+        if isinstance(module, RANDOM) or getattr(module, "random", False):
+            raise _refused(module, "draws at random, and each run must follow its own stream")
+        if any(b is not None for b in module._buffers.values()):
+            raise _refused(module, "holds running figures, which are not kept apart by run here")
+    return Mapped(models)
+
+
+def _refused(module: nn.Module, reason: str) -> ConfigError:
+    return ConfigError(f"{type(module).__name__} does not stack: it {reason}; run one by one")
 
 
 def together(tensors: Sequence[Tensor]) -> Tensor:
@@ -81,6 +99,23 @@ class Linear(nn.Module):
         if self.bias is None:
             return torch.bmm(x, self.weight.mT)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+
+class Mapped(nn.Module):
+    """Any module without running figures or randomness, (R, B, ...): torch.func maps it over its R
+    sets of parameters."""
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.one = [models[0]]  # in a list, so that its own parameters are not found
+        params = stack_module_state(list(models))[0]
+        self.names = {name: name.replace(".", "/") for name in params}
+        for name, own in self.names.items():
+            self.register_parameter(own, nn.Parameter(params[name].detach().contiguous()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        params = {name: getattr(self, own) for name, own in self.names.items()}
+        return vmap(partial(functional_call, self.one[0]))(params, x)
 
 
 class BatchNorm(nn.Module):
@@ -145,6 +180,12 @@ class Optimizer:
     ):
         self.params = list(params)
         self.inner = make(self.params, lr=1.0)
+        kind = type(self.inner)
+        if kind not in OPTIMIZERS and not getattr(kind, "elementwise", False):
+            raise ConfigError(
+                f"{kind.__name__} does not stack: its step mixes the numbers of a tensor, or is "
+                "not in proportion to lr; run one by one"
+            )
         self.param_groups: list[dict[str, Any]] = [{"lr": lrs}]
         self.zero_grad = self.inner.zero_grad
 

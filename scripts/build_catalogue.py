@@ -1,0 +1,146 @@
+"""Writes docs/catalogue.md: every word of conf/, its source, its keys, and whether it stacks.
+
+    python scripts/build_catalogue.py
+
+Whether a word stacks is tried: two runs of different seeds are stacked and must equal the two
+alone after STEPS steps in float64 (tests/test_catalogue.py keeps this true).
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainlab import command, spine, stack, story, words
+from trainlab.build import Door
+from trainlab.errors import TrainlabError
+from trainlab.train import Trainer
+from trainlab.world import seed_everything
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
+GROUPS = (
+    "activation", "init", "norm", "preprocess", "augment", "data", "model", "loss", "optim",
+    "schedule",
+)  # fmt: skip
+OTHERS = ("preflight", "probe", "task", "experiment")
+STEPS = 5
+NEEDS = {("norm", "instance"): ["model=cnn"]}  # what a word needs beside itself
+PLAIN = ["preflight=none", "probe=none", "device=cpu", "batch_size=16", "schedule=constant",
+         "model.widths=[12,8]"]  # fmt: skip
+
+
+def folder_of_images() -> Path:
+    """An .npz of 80 random 3x32x32 images of four classes, for what needs images of that size."""
+    path = Path(tempfile.mkdtemp()) / "images.npz"
+    y = np.arange(80) % 4
+    noise = np.random.default_rng(0).integers(0, 64, (80, 3, 32, 32))
+    np.savez(path, x=(noise + 40 * y[:, None, None, None]).astype(np.uint8), y=y)
+    return path
+
+
+def bench_of(*overrides: str) -> story.Bench:
+    """The data and the recipe of a command line, without a run."""
+    from omegaconf import OmegaConf
+
+    with command.loaded() as hydra:
+        cfg = command.check(hydra, list(overrides)).cfg
+    return story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
+
+
+def overrides_of(group: str, word: str, images: Path) -> list[str]:
+    """The command line on which a word is tried."""
+    typed = {line.partition("=")[0]: line for line in PLAIN}
+    typed[group] = f"{group}={word}"
+    for line in NEEDS.get((group, word), ()):
+        typed[line.partition("=")[0]] = line
+    if group == "model" or "model" in typed:
+        del typed["model.widths"]
+    if (group == "model" and word not in ("mlp", "linear", "residual_mlp")) or group == "augment":
+        typed |= {"data": "data=npz", "data.root": f"data.root={images}"}
+    return list(typed.values())
+
+
+def in_double(bench: story.Bench, seed: int) -> Trainer:
+    """A fresh Trainer of another seed, in float64, on the batches of seed 0."""
+    bench.cfg.seed = seed
+    trainer = bench.fresh()
+    bench.cfg.seed = 0
+    batches = bench.fresh().batches
+    trainer.model.double()
+    trainer.batches = lambda step: (batches(step)[0].double(), batches(step)[1])
+    seed_everything(seed, "dropout")
+    return trainer
+
+
+def stacked(bench: story.Bench) -> str:
+    """Train two seeds in a stack and alone: "" where they are equal, or why they do not stack.
+
+    Raises AssertionError where a stack is accepted and differs.
+    """
+    alone = [in_double(bench, seed) for seed in (1, 2)]
+    lrs = torch.full((2,), float(bench.cfg.optim.lr), dtype=torch.float64)
+    try:
+        model = stack.stack([in_double(bench, seed).model for seed in (1, 2)], (1, 2))
+        optimizer = stack.Optimizer(model.parameters(), bench.door(bench.cfg.optim), lrs)
+    except TrainlabError as error:
+        return str(error).partition(";")[0]
+    batches = alone[0].batches
+
+    def both(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(t.expand(2, *t.shape) for t in batches(step))
+
+    criterion = stack.lift(alone[0].criterion)
+    together = Trainer(model, criterion, optimizer, both, STEPS, schedule=alone[0].schedule)
+    for trainer in (*alone, together):
+        for step in range(STEPS):
+            trainer.step(*trainer.batches(step))
+    logits = together.forward(both(0)[0])
+    for run, trainer in enumerate(alone):
+        expected = trainer.forward(batches(0)[0])
+        torch.testing.assert_close(logits[run], expected, rtol=0, atol=1e-9)
+    return ""
+
+
+def reasons(images: Path) -> dict[tuple[str, str], str]:
+    """(group, word) -> "" or why it does not stack."""
+    found = {}
+    for group in GROUPS:
+        for word in words.groups()[group]:
+            try:
+                found[group, word] = stacked(bench_of(*overrides_of(group, word, images)))
+            except TrainlabError as error:  # data that is not here
+                found[group, word] = f"not tried: {error.kind}"
+    return found
+
+
+def page(found: dict[tuple[str, str], str]) -> str:
+    """The markdown of docs/catalogue.md."""
+    lines = [
+        "# Catalogue", "",
+        "Every word that can be typed, from its file `conf/GROUP/WORD.yaml`; written by",
+        "`scripts/build_catalogue.py`. *Stacks*: runs of different seeds and learning rates can train",
+        "as one and equal themselves alone to 1e-9 in float64; else the reason is given.",
+    ]  # fmt: skip
+    for group in (*GROUPS, *OTHERS):
+        lines += ["", f"## {group}", "", "| word | source | keys | stacks |", "|---|---|---|---|"]
+        for word in words.groups()[group]:
+            reason = found.get((group, word))
+            told = "" if reason is None else reason or "yes"
+            lines.append(
+                f"| `{word}` | {words.about(group, word)} | {keys(group, word)} | {told} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def keys(group: str, word: str) -> str:
+    """`optim.lr=0.1` of a word, without what names its parts."""
+    if group in OTHERS:
+        return ""
+    shown = {k: v for k, v in words.literals(group, word).items() if "._" not in k}
+    return " ".join(f"`{key}={spine.plain(value)}`" for key, value in shown.items())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(reasons(folder_of_images())))
+    print(PAGE)

@@ -1,0 +1,163 @@
+"""The three contracts over every word of conf/: it builds, it stacks or says why not, it resumes.
+
+A new file in conf/ is tested the moment it exists.
+"""
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainlab import checkpoint, words, world
+from trainlab.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("catalogue", ROOT / "scripts" / "build_catalogue.py")
+catalogue = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(catalogue)
+
+WORDS = [(group, word) for group in catalogue.GROUPS for word in words.groups()[group]]
+every_word = pytest.mark.parametrize(("group", "word"), WORDS, ids="=".join)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return catalogue.folder_of_images()
+
+
+def bench_of(group, word, images):
+    """The bench of a word; skips where its data is not on this machine."""
+    try:
+        return catalogue.bench_of(*catalogue.overrides_of(group, word, images))
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+@every_word
+def test_a_word_is_documented(group, word):
+    lines = (ROOT / "conf" / group / f"{word}.yaml").read_text().splitlines()
+    source = next(line for line in lines if not line.startswith("# @package"))
+    assert source.startswith("# ")
+    assert len(source) > 20, "say where it comes from"
+    for key in words.literals(group, word):
+        assert key.isascii()
+
+
+@every_word
+def test_a_word_builds_and_steps(group, word, images):
+    trainer = bench_of(group, word, images).fresh()
+    losses = [trainer.step(*trainer.batches(step)).detach() for step in range(5)]
+    assert torch.stack(losses).isfinite().all()
+    scores = trainer.evaluate(trainer.validation)
+    assert scores["loss"].isfinite()
+
+
+@every_word
+def test_a_word_resumes_bit_for_bit(group, word, images):
+    bench = bench_of(group, word, images)
+
+    def steps(trainer, count):
+        for _ in range(count):
+            trainer.step(*trainer.batches(trainer.at))
+
+    whole, half, again = (bench.fresh() for _ in range(3))
+    world.seed_everything(0, "dropout")
+    steps(whole, 7)
+    world.seed_everything(0, "dropout")
+    steps(half, 3)
+    tensors, numbers = checkpoint.state_of(half)
+    tensors = {name: t.clone() for name, t in tensors.items()}
+    state = world.random_state()
+    checkpoint.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
+    world.restore_random_state(*copy.deepcopy(state))
+    steps(again, 4)
+    for name, expected in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], expected), name
+    first, second = (checkpoint.state_of(t)[0] for t in (whole, again))
+    assert first.keys() == second.keys()
+    for name, expected in first.items():
+        assert torch.equal(second[name], expected), name
+
+
+@pytest.fixture(scope="module")
+def reasons(images):
+    return catalogue.reasons(images)
+
+
+@every_word
+def test_a_word_stacks_or_says_why_not(group, word, reasons):
+    """An accepted stack that differs from the separate runs raises in the fixture."""
+    reason = reasons[group, word]
+    assert reason == "" or "does not stack" in reason or "not tried" in reason
+
+
+def test_the_page_is_up_to_date(reasons):
+    now = catalogue.PAGE.read_text().splitlines()
+    for line in catalogue.page(reasons).splitlines():
+        assert line in now or "not tried" in line, "run python scripts/build_catalogue.py"
+
+
+PAIRS = [("activation", "norm"), ("activation", "init"), ("norm", "optim"), ("optim", "schedule")]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" x ".join)
+def test_every_pair_takes_five_steps_or_is_refused_with_a_reason(pair, images):
+    """On the MLP, at every word's own defaults."""
+    base = catalogue.bench_of(*catalogue.PLAIN)
+    nodes = {
+        (group, word): catalogue.bench_of(*catalogue.PLAIN, f"{group}={word}").cfg[group]
+        for group in pair
+        for word in words.groups()[group]
+        if f"{group}={word}" not in catalogue.PLAIN
+    }
+    refused = []
+    for (one, first), node in nodes.items():
+        for (other, second), another in nodes.items():
+            if (one, other) != pair:
+                continue
+            base.cfg[one], base.cfg[other] = node, another
+            try:
+                trainer = base.fresh()
+                losses = [trainer.step(*trainer.batches(step)).detach() for step in range(5)]
+            except ConfigError as error:
+                assert len(str(error)) > 20
+                refused.append((first, second))
+                continue
+            weights = [p.isfinite().all() for p in trainer.params]
+            finite = torch.stack([*losses, *weights]).isfinite() & torch.stack(weights).all()
+            assert finite.all(), f"{one}={first} {other}={second}: {losses}"
+    assert len(refused) < len(nodes) ** 2 / 8, refused
+
+
+# recipes that must halve the loss in 100 steps on 256 digits
+HEALTHY = {
+    "the defaults": [],
+    "elu, adam": ["activation=elu", "optim=adam"],
+    "gelu, layer norm, adamw": ["activation=gelu", "norm=layer", "optim=adamw"],
+    "silu, rms norm, nadam": ["activation=silu", "norm=rms", "optim=nadam"],
+    "tanh, xavier, nesterov": ["activation=tanh", "init=xavier_normal", "optim=nesterov"],
+    "selu, lecun, momentum": ["activation=selu", "init=lecun_normal"],
+    "relu, orthogonal, rmsprop": ["init=orthogonal", "optim=rmsprop"],
+    "relu, batch norm, sgd": ["norm=batch", "optim=sgd"],
+    "maxout, lsuv, momentum": ["activation=maxout", "init=lsuv"],
+    "leaky relu, weight norm, amsgrad": [
+        "activation=leaky_relu", "norm=weight", "optim=amsgrad", "optim.lr=0.003",
+    ],
+    "relu, muon, warm-up and decay": ["optim=muon", "schedule=warmup_stable_decay"],
+    "mish, group norm, radam": ["activation=mish", "norm=group", "optim=radam", "optim.lr=0.003"],
+    "squared hinge, adam": ["loss=squared_hinge", "optim=adam"],
+    "lbfgs on everything": ["optim=lbfgs", "batch_size=full"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_recipe_halves_the_loss_in_100_steps_on_256_digits(name):
+    recipe = ["data.train_size=256", "max_steps=100", "preflight=none", "probe=none"]
+    trainer = catalogue.bench_of(*recipe, *HEALTHY[name]).fresh()
+    first = trainer.evaluate(trainer.validation)
+    while not trainer.ended():
+        trainer.step(*trainer.batches(trainer.at))
+    assert trainer.evaluate(trainer.validation)["loss"] < first["loss"] / 2

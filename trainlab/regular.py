@@ -1,0 +1,114 @@
+"""What a recipe adds to the plain step: penalty, clipping, constraint, averaged weights. Imported
+only by runs that ask for one; plain values in, a Trainer that has them out."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from trainlab.errors import ConfigError
+from trainlab.optim import averaging, clip, constraint, groups, penalty
+from trainlab.train import Trainer
+
+
+def penalise(
+    trainer: Trainer, l1: float, l2: float, decays: Sequence[str] = (), decay_all: bool = False
+) -> None:
+    """l1 and l2 act on what weight decay acts on, so that penalty.l2 equals SGD's weight_decay."""
+    if l1 or l2:
+        trainer.penalty = partial(penalty.elastic, l1=l1, l2=l2)
+        trainer.penalised = groups.decayed(trainer.model, decays, decay_all)
+
+
+def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:
+    """One of norm, value, adaptive. The head is not clipped adaptively (Brock et al. 2021)."""
+    if (name := _only_one("clip", limits)) is None:
+        return
+    head = groups.matrices(trainer.model)[-1]
+    trainer.clip = {
+        "norm": partial(clip.by_norm, norm=limits["norm"]),
+        "value": partial(clip.by_value, value=limits["value"]),
+        "adaptive": partial(_all_but, head, partial(clip.adaptively, factor=limits["adaptive"])),
+    }[name]
+
+
+def constrain(trainer: Trainer, limits: Mapping[str, float | bool | None]) -> None:
+    """One of max_norm, unit_norm, after every step and from the start."""
+    if (name := _only_one("constraint", limits)) is None:
+        return
+    rule = {"max_norm": partial(constraint.max_norm, norm=limits["max_norm"])}
+    trainer.constrain = partial(
+        _multiply, groups.matrices(trainer.model), rule.get(name, constraint.unit_norm)
+    )
+    trainer.constrain()
+
+
+def average(trainer: Trainer, rules: Mapping[str, float | None]) -> None:
+    """One of ema (a decay) and swa (the fraction of the training it begins at)."""
+    if (name := _only_one("average", rules)) is None:
+        return
+    if name == "ema":
+        rule = partial(averaging.ema, decay=rules["ema"])
+    else:
+        rule = partial(averaging.swa, steps=trainer.steps, begin=rules["swa"])
+    trainer.average = Average(trainer.model, rule)
+
+
+class Average:
+    """Averaged weights beside the trained ones. They are what is evaluated and kept as the best."""
+
+    def __init__(self, model: nn.Module, rule: Callable[..., None]):
+        self.live, self.rule = model.state_dict(), rule
+        self.weights = averaging.start(self.live)
+
+    def update(self, trainer: Trainer) -> None:
+        self.rule(self.weights, self.live, trainer.at)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.weights
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.weights.items():
+            tensor.copy_(state[name])
+
+
+@contextmanager
+def judged(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> Iterator[None]:
+    """Inside, the model has its averaged weights, and batch-norm statistics of one pass over
+    `inputs()`, (B, ...) each; afterwards it is, bit for bit, what it was."""
+    model = trainer.model
+    own = {name: t.clone() for name, t in model.state_dict().items()}
+    try:
+        if trainer.average is not None:
+            model.load_state_dict(trainer.average.weights)
+        if inputs is not None:
+            averaging.refresh(model, inputs())
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _only_one(section: str, values: Mapping[str, float | bool | None]) -> str | None:
+    """The name of the value that is set. ConfigError for more than one."""
+    given = [name for name, value in values.items() if value]
+    if len(given) > 1:
+        names = " and ".join(f"{section}.{name}" for name in given)
+        raise ConfigError(f"{names}: one at a time; drop {section}.{given[-1]}")
+    return given[0] if given else None
+
+
+@torch.no_grad()
+def _multiply(weights: list[Tensor], rule: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    torch._foreach_mul_(weights, rule(weights))
+
+
+def _all_but(
+    left: Tensor, rule: Callable, grads: list[Tensor], params: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """`rule` for the gradients of all parameters but one."""
+    kept = [i for i, p in enumerate(params) if p is not left]
+    bounded, share = rule([grads[i] for i in kept], [params[i] for i in kept])
+    clipped = dict(zip(kept, bounded, strict=True))
+    return [clipped.get(i, grad) for i, grad in enumerate(grads)], share
