@@ -148,7 +148,7 @@ REFUSED = {
     "model.widths=[16,-4]": "model.widths[1] = -4",
     "model.dropout=50%": "use model.dropout=0.5",
     "monitor={a:1}": "monitor is one value",
-    "penalty=3": "set penalty.l2",
+    "penalty=3": "set penalty.l1 or penalty.l2",
     "optim={lr:1}": "not one of",
     "optim.lr=inf": "finite number > 0",
     "optim.momentum=1.5": ">= 0 and < 1",
