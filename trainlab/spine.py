@@ -21,6 +21,7 @@ CADENCE = {
     "form": r"[1-9]\d{0,11}(ep)?",
     "says": "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)",
 }
+FACTOR = {"form": r"[^:]+:\d*\.?\d+(e-?\d+)?", "says": "pattern:factor, such as head*:10"}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
@@ -83,11 +84,29 @@ SPINE = {
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
     "batch_size": Key(int, 32, "samples a step", "samples", ge=1, le=2**31),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
+    "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
     "penalty.l2": Key(
         float, 0.0, "adds l2/2 * |parameters|^2 to the loss; equals SGD's weight_decay", ge=0
     ),
     "clip.norm": Key(
         float, None, "largest joint L2 norm of the gradients; null: any", gt=0, null=True
+    ),
+    "clip.value": Key(float, None, "largest element of a gradient; null: any", gt=0, null=True),
+    "clip.adaptive": Key(
+        float, None, "largest gradient of a unit, as a share of its weights", gt=0, null=True
+    ),
+    "constraint.max_norm": Key(
+        float, None, "largest norm of a unit's incoming weights", gt=0, null=True
+    ),
+    "constraint.unit_norm": Key(bool, False, "a unit's incoming weights have norm 1"),
+    "groups.lr": Key(str, [], "factors on lr by parameter name, [head*:10]", each=True, **FACTOR),
+    "groups.decay": Key(str, [], "factors on weight_decay, [*bias:1]", each=True, **FACTOR),
+    "groups.freeze": Key(str, [], "parameters that stay as they are, [0.*]", each=True),
+    "groups.layer_decay": Key(float, 1.0, "lr of each layer, of that above it", gt=0, le=1),
+    "groups.decay_all": Key(bool, False, "weight decay for biases and norms too"),
+    "average.ema": Key(float, None, "running average of the weights, 0.999", gt=0, lt=1, null=True),
+    "average.swa": Key(
+        float, None, "plain average of the weights from this fraction on", ge=0, lt=1, null=True
     ),
     "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
     # it decides which weights are the best
@@ -129,12 +148,29 @@ COMMON = {
     "optim.lr": Key(float, gt=0),
     "optim.weight_decay": Key(float, ge=0),
     "optim.momentum": Key(float, ge=0, lt=1),
-    "optim.nesterov": Key(bool),
+    **dict.fromkeys(("optim.nesterov", "optim.amsgrad"), Key(bool)),
+    **dict.fromkeys(("optim.alpha", "optim.rho"), Key(float, ge=0, lt=1)),
+    **dict.fromkeys(("optim.eta", "optim.gamma", "optim.momentum_decay"), Key(float, ge=0)),
+    **dict.fromkeys(("optim.trust", "optim.adam_lr"), Key(float, gt=0)),
+    **dict.fromkeys(("optim.max_iter", "optim.history_size"), Key(int, ge=1, le=10_000)),
+    "optim.newton_schulz": Key(int, ge=1, le=100),
+    "optim.line_search_fn": Key(str, choices=("strong_wolfe",), null=True),
+    "optim.seed": Key(int, ge=0, le=SEEDS),
     "optim.betas": Key(float, ge=0, lt=1, each=True),
     "optim.eps": Key(float, gt=0),
     "schedule.drops": Key(float, gt=0, lt=1, each=True),
     "schedule.factor": Key(float, gt=0, le=1),
-    "schedule.final": Key(float, ge=0, le=1),
+    **dict.fromkeys(
+        ("schedule.final", "schedule.start", "schedule.low", "schedule.peak"),
+        Key(float, ge=0, le=1),
+    ),
+    "schedule.at": Key(float, ge=0, le=1, each=True),
+    "schedule.factors": Key(float, ge=0, each=True),
+    **dict.fromkeys(("schedule.rate", "schedule.threshold"), Key(float, ge=0)),
+    **dict.fromkeys(("schedule.growth", "schedule.power"), Key(float, gt=0, le=100)),
+    "schedule.cycles": Key(int, ge=1, le=100),
+    "schedule.decay": Key(float, gt=0, le=1),
+    **dict.fromkeys(("schedule.patience", "schedule.cooldown"), Key(int, ge=0)),
     "schedule.warmup": Key(float, ge=0, lt=1),
 }
 KEYS = SPINE | COMMON

@@ -37,3 +37,30 @@ def test_l2_equals_sgd_weight_decay():
         ends.append(w.detach())
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
     assert not torch.equal(ends[0], torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+
+
+def test_l1_is_the_sum_of_absolute_values_and_pulls_with_constant_strength():
+    w = torch.tensor([[1.0, -2.0], [0.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    value = penalty.l1([w, w[:1]], 0.1)
+    assert float(value.detach()) == pytest.approx(0.1 * (3.5 + 3.0))
+    (grad,) = torch.autograd.grad(penalty.l1([w], 0.1), w)
+    torch.testing.assert_close(grad, 0.1 * w.detach().sign())
+
+
+def test_both_are_scikit_learns_elastic_net():
+    """alpha (share l1 + (1 - share) / 2 l2), minimised by proximal steps here."""
+    from sklearn.linear_model import ElasticNet
+
+    torch.manual_seed(0)
+    x = torch.randn(60, 5, dtype=torch.float64)
+    y = x @ torch.tensor([2.0, -1.0, 0.0, 0.0, 0.5], dtype=torch.float64)
+    theirs = ElasticNet(alpha=0.3, l1_ratio=0.5, fit_intercept=False, tol=1e-12).fit(x, y)
+    best = torch.from_numpy(theirs.coef_)
+
+    def objective(w):
+        rest = (x @ w - y).square().mean() / 2
+        return float(rest + penalty.l1([w], 0.15) + penalty.l2([w], 0.15))
+
+    for _ in range(200):
+        near = best + 1e-3 * torch.randn(5, dtype=torch.float64)
+        assert objective(near) > objective(best)

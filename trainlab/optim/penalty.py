@@ -12,6 +12,12 @@ def l2(params: Sequence[Tensor], strength: float) -> Tensor:
     return strength / 2 * sum(p.square().sum() for p in params)
 
 
+def l1(params: Sequence[Tensor], strength: float) -> Tensor:
+    """strength * sum of absolute values, (). Tibshirani 1996 (the lasso); with l2 the elastic net
+    of Zou and Hastie 2005."""
+    return strength * sum(p.abs().sum() for p in params)
+
+
 def clip_factor(grads: Sequence[Tensor], norm: float) -> Tensor:
     """What the gradients must be multiplied with, (), so that their joint L2 norm is at most
     `norm`.
