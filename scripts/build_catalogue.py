@@ -119,7 +119,7 @@ def page(found: dict[tuple[str, str], str]) -> str:
     lines = [
         "# Catalogue", "",
         "Every word that can be typed, from its file `conf/GROUP/WORD.yaml`; written by",
-        "`scripts/build_catalogue.py`. *Stacks*: runs of different seeds and learning rates can train",
+        "`scripts/build_catalogue.py`. *Stacks*: runs of different seeds and learning rates train",
         "as one and equal themselves alone to 1e-9 in float64; else the reason is given.",
     ]  # fmt: skip
     for group in (*GROUPS, *OTHERS):

@@ -17,11 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ("__main__", "_plugins", "command", "multirun"),
     ("sweep", "lecture"),
-    ("story", "finished", "keeper"),
+    ("story", "finished", "keeper", "regular"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "rundir", "build", "spine",
-     "errors", "data", "show", "words"),
+     "errors", "data", "show", "words", "slips", "fixes", "picture", "speed"),
 ]  # fmt: skip
 ROOMS = {
     "checks": ["preflight=none"],

@@ -44,7 +44,7 @@ def trainer_of(model, optimizer, order, lift, preprocess, split) -> Trainer:
     return Trainer(
         model, lift(nn.functional.cross_entropy), optimizer,
         Batches(split, preprocess, 32, order, torch.float64), STEPS,
-        schedule=warmup_cosine, penalty=lift(partial(penalty.l2, strength=1e-3)),
+        schedule=warmup_cosine, penalty=lift(partial(penalty.elastic, l2=1e-3)),
         clip=lift(partial(clip.by_norm, norm=0.5)), validation=in_order,
     )  # fmt: skip
 

@@ -57,7 +57,9 @@ def run(*overrides: str) -> dict[str, Any]:
 
 def _asked(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        print(words.help_text())
+        from trainlab import slips
+
+        print(slips.help_text())
         return 0
     if "--version" in argv:
         from importlib.metadata import version

@@ -144,7 +144,7 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
     if "=" not in arg.lstrip("="):
         raise ConfigError(f"{arg}: a setting is key=value, such as optim.lr=0.01; see --help")
     if key.startswith("+") and not bare.startswith(HYDRAS):
-        near = words.closest(bare, (*known, *spine.KEYS))
+        near = _slips().closest(bare, (*known, *spine.KEYS))
         hint = f"did you mean {near}={text}?" if near else "see --help"
         raise ConfigError(f"{key} = {text}: keys cannot be added; {hint}")
     if text == "" and not bare.startswith("hydra."):
@@ -193,6 +193,12 @@ def _values(o: Override) -> list[Any]:
     return values
 
 
+def _slips() -> Any:
+    from trainlab import slips  # only a run that goes wrong reads how
+
+    return slips
+
+
 def _first(o: Override) -> str:
     return f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
 
@@ -208,7 +214,7 @@ def _choices(values: Lists, options: Lists) -> Lists:
                 raise ConfigError(f"{group} = {spine.plain(value)}: one word; {fix}")
             asked.setdefault(group, []).extend(value if isinstance(value, list) else [value])
         if unknown := [word for word in asked[group] if word not in options[group]]:
-            raise words.no_word(group, unknown[0], options[group], default)
+            raise _slips().no_word(group, unknown[0], options[group], default)
     return asked
 
 
@@ -223,11 +229,11 @@ def _typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> Non
             continue
         group, literal = key.split(".")[0], None
         if key not in spine.SPINE and group not in known:
-            raise words.unknown(key, value, spine.KEYS, None, own)
+            raise _slips().unknown(key, value, spine.KEYS, None, own)
         for word in words.several(chosen.get(group)) if key not in spine.SPINE else ():
             own_keys = words.literals(group, word, own)
             if key not in own_keys and not isinstance(usual.get(group), list):
-                raise words.unknown(key, value, own_keys | spine.SPINE, word, own)
+                raise _slips().unknown(key, value, own_keys | spine.SPINE, word, own)
             literal = own_keys.get(key, literal)
         if not (isinstance(value, str) and "${" in value):  # settled sees it resolved
             spine.check(key, value, literal)
@@ -261,7 +267,7 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
     for key, value in spine.flat(plain).items():
         spoilt = any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in spine.SPINE)
         if spoilt or (key not in spine.SPINE and key.split(".")[0] not in known):
-            raise words.unknown(key, value, spine.SPINE, None, own)
+            raise _slips().unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
     if plain["resume"] is None and choices["task"] == "evaluate":

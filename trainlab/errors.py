@@ -5,6 +5,8 @@ machine (disk, permission, device, memory), 7 non-finite loss, 75 stopped by the
 SIGINT, 143 SIGTERM.
 """
 
+from typing import Any
+
 
 class TrainlabError(Exception):
     """Something the user can mend. The message says `key = value: what is allowed; what to
@@ -55,3 +57,12 @@ def one_line(error: TrainlabError) -> str:
     if isinstance(error, Stopped):
         return f"trainlab: {text}"
     return f"trainlab: error[{error.kind}]: {text}"
+
+
+def plain(value: Any) -> str:
+    """As it is typed: true, null, [16,16]."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(plain, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) or "(empty)"

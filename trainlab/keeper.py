@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab import checkpoint, rundir, spine, world
+from trainlab import __version__, checkpoint, rundir, spine, world
 from trainlab.checkpoint import Checkpoint
 from trainlab.errors import CheckpointError, MachineError
 from trainlab.log import Log
@@ -152,3 +152,17 @@ def same(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> N
             "data: not the data the checkpoint was made with; start a new run, "
             "or allow it with resume_allow=[data]"
         )
+
+
+def facts(bench: Any) -> dict[str, Any]:
+    """What a checkpoint holds of a story's Bench beside the Trainer's state, so that nothing else
+    is needed to use it."""
+    return {
+        "trainlab": __version__,
+        "config": spine.values(bench.cfg),
+        "data": bench.splits.digest(),
+        "environment": world.environment(bench.device),
+        "preprocess": {name: t.tolist() for name, t in bench.preprocess.state().items()},
+        "shape": list(bench.splits.shape),
+        "classes": list(bench.splits.classes),
+    }

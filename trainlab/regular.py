@@ -8,9 +8,51 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from trainlab import speed
 from trainlab.errors import ConfigError
-from trainlab.optim import averaging, clip, constraint, groups, penalty
+from trainlab.optim import averaging
+from trainlab.optim import clip as clips
+from trainlab.optim import constraint as constraints
+from trainlab.optim import groups as group_rules
+from trainlab.optim.penalty import elastic
 from trainlab.train import Trainer
+
+
+def regularise(
+    trainer: Trainer,
+    inputs: Callable[[], Iterable[Tensor]],
+    *,
+    penalty: Mapping[str, float],
+    clip: Mapping[str, float | None],
+    constraint: Mapping[str, float | bool | None],
+    average: Mapping[str, float | None],
+    groups: Mapping[str, list | bool | float],
+    statistics: str,
+    precision: str,
+    compile: bool,
+    channels_last: bool,
+) -> None:
+    """Add what these sections of the spine ask for. `inputs()` gives the training images, (B, ...)
+    at a time. Raises ConfigError for combinations that mean nothing."""
+    if precision != "fp32" or compile or channels_last:
+        trainer.forward = speed.forward(trainer.model, precision, compile, channels_last)
+    if precision == "fp16":
+        device = next(trainer.model.parameters()).device
+        trainer.scaler = speed.scaler(device, trainer.optimizer)
+    trainer.train_mode = partial(train_mode, groups["freeze"])
+    penalise(trainer, **penalty, decays=groups["decay"], decay_all=groups["decay_all"])
+    bound(trainer, clip)
+    constrain(trainer, constraint)
+    averaged(trainer, average)
+    anew = inputs if statistics == "full_pass" or average["swa"] else None
+    if anew or trainer.average is not None:
+        trainer.judged = partial(judged, anew)
+
+
+def train_mode(freeze: Sequence[str], model: nn.Module) -> None:
+    """Training mode, but for norms that are frozen."""
+    model.train()
+    group_rules.rest(model, freeze)
 
 
 def penalise(
@@ -18,19 +60,19 @@ def penalise(
 ) -> None:
     """l1 and l2 act on what weight decay acts on, so that penalty.l2 equals SGD's weight_decay."""
     if l1 or l2:
-        trainer.penalty = partial(penalty.elastic, l1=l1, l2=l2)
-        trainer.penalised = groups.decayed(trainer.model, decays, decay_all)
+        trainer.penalty = partial(elastic, l1=l1, l2=l2)
+        trainer.penalised = group_rules.decayed(trainer.model, decays, decay_all)
 
 
 def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:
     """One of norm, value, adaptive. The head is not clipped adaptively (Brock et al. 2021)."""
     if (name := _only_one("clip", limits)) is None:
         return
-    head = groups.matrices(trainer.model)[-1]
+    head = group_rules.matrices(trainer.model)[-1]
     trainer.clip = {
-        "norm": partial(clip.by_norm, norm=limits["norm"]),
-        "value": partial(clip.by_value, value=limits["value"]),
-        "adaptive": partial(_all_but, head, partial(clip.adaptively, factor=limits["adaptive"])),
+        "norm": partial(clips.by_norm, norm=limits["norm"]),
+        "value": partial(clips.by_value, value=limits["value"]),
+        "adaptive": partial(_all_but, head, partial(clips.adaptively, factor=limits["adaptive"])),
     }[name]
 
 
@@ -38,14 +80,14 @@ def constrain(trainer: Trainer, limits: Mapping[str, float | bool | None]) -> No
     """One of max_norm, unit_norm, after every step and from the start."""
     if (name := _only_one("constraint", limits)) is None:
         return
-    rule = {"max_norm": partial(constraint.max_norm, norm=limits["max_norm"])}
+    rule = {"max_norm": partial(constraints.max_norm, norm=limits["max_norm"])}
     trainer.constrain = partial(
-        _multiply, groups.matrices(trainer.model), rule.get(name, constraint.unit_norm)
+        _multiply, group_rules.matrices(trainer.model), rule.get(name, constraints.unit_norm)
     )
     trainer.constrain()
 
 
-def average(trainer: Trainer, rules: Mapping[str, float | None]) -> None:
+def averaged(trainer: Trainer, rules: Mapping[str, float | None]) -> None:
     """One of ema (a decay) and swa (the fraction of the training it begins at)."""
     if (name := _only_one("average", rules)) is None:
         return

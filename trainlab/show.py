@@ -5,6 +5,7 @@ rich on a terminal; where the output is piped the same tables without colour, an
 interval.
 """
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,15 @@ class Show:
                 table.add_row(name, type(module).__name__, shapes, f"{count:,}" if count else "")
         count = sum(p.numel() for p in model.parameters())
         table.add_row("all", "", f"on {device}", f"{count:,}", style="bold")
+        self.console.print(table)
+
+    def groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """The optimizer's groups: what is trained at which lr and weight decay."""
+        table = table_of("parameter group", "parameters", "lr", "weight decay")
+        for group in groups:
+            count = sum(p.numel() for p in group["params"])
+            rates = (f"{group.get(key, 0):g}" for key in ("lr", "weight_decay"))
+            table.add_row(group.get("name", ""), f"{count:,}", *rates)
         self.console.print(table)
 
     def verdicts(self, verdicts: Sequence[Any], seconds: float | None = None) -> None:
@@ -142,6 +152,15 @@ class Show:
                 self.console.print(line, style=COLOURS[verdict.status], soft_wrap=True)
         self.console.print(f"files   {directory}", soft_wrap=True)
         self.console.print(f"curves  tensorboard --logdir {directory}", soft_wrap=True)
+
+    def threads_hint(self, threads: int, seconds: float) -> None:
+        """Say where more threads would pay: steps over 2 ms are arithmetic rather than calls."""
+        cores = os.cpu_count() or 1
+        if threads < cores and seconds > 2e-3:
+            self.note(
+                f"threads = {threads}: a step took {seconds * 1e3:.1f} ms on {threads} of {cores} "
+                f"cores; threads={cores} may be faster on an idle machine (and gives other bits)"
+            )
 
     def note(self, text: str) -> None:
         """One line beside the chapters, such as where a run was resumed."""

@@ -6,7 +6,6 @@ other group key is that of its literal in the YAML.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -14,7 +13,7 @@ import operator
 import re
 from typing import Any
 
-from trainlab.errors import ConfigError
+from trainlab.errors import ConfigError, plain
 
 DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
 CADENCE = {
@@ -82,7 +81,15 @@ SPINE = {
     "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
     "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
-    "batch_size": Key(int, 32, "samples a step", "samples", ge=1, le=2**31),
+    "batch_size": Key(
+        str,
+        32,
+        "samples a step",
+        "samples",
+        form=r"full|[1-9]\d{0,8}",
+        says="full or a number >= 1",
+    ),
+    "accumulate": Key(int, 1, "parts a batch is taken in: the same gradient", ge=1, le=2**20),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
     "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
     "penalty.l2": Key(
@@ -108,9 +115,26 @@ SPINE = {
     "average.swa": Key(
         float, None, "plain average of the weights from this fraction on", ge=0, lt=1, null=True
     ),
+    "early_stop.patience": Key(
+        int,
+        None,
+        "ends when `monitor` has not improved for so long",
+        "evaluations",
+        ge=1,
+        null=True,
+    ),
+    "precision": Key(
+        str, "fp32", "of products; weights stay fp32", choices=("fp32", "tf32", "bf16", "fp16")
+    ),
+    "compile": Key(bool, False, "torch.compile: seconds once, then faster steps"),
+    "channels_last": Key(bool, False, "memory layout of images, faster for convolutions"),
+    "log.smooth": Key(float, 0.98, "beta of the smoothed training loss; 0: none", ge=0, lt=1),
     "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
+    "evaluate.statistics": Key(
+        str, "ema", "of batch norm: running, or of a pass over train", choices=("ema", "full_pass")
+    ),
     "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
     "checkpoint.every": Key(
         str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True
@@ -191,6 +215,13 @@ def defaults() -> dict[str, Any]:
     return config
 
 
+def values(node: Any) -> Any:
+    """A node of the config as plain dicts and lists; a value as it is."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
 def declared(name: str) -> Key | None:
     """The declaration of a dotted key; None where the YAML's literal is all there is."""
     last = name.rpartition(".")[2]
@@ -216,47 +247,17 @@ def check(name: str, value: Any, usual: Any = None) -> None:
         parts = {f"{name}[{i}]": item for i, item in enumerate(value)}
     for part, item in parts.items():
         if not rule.accepts(item):
-            fix = _nearest(name, rule, item) or _use(name, usual)
-            raise ConfigError(f"{part} = {plain(item)}: must be {rule.allowed()}; {fix}")
+            raise _wrong(part, item, rule.allowed(), name, rule, usual)
     if name == "optim.betas" and len(value) != 2:
-        raise ConfigError(f"{name} = {plain(value)}: must be two numbers; {_use(name, usual)}")
+        raise _wrong(name, value, "two numbers", name, None, usual)
 
 
-def plain(value: Any) -> str:
-    """As it is typed: true, null, [16,16]."""
-    if isinstance(value, list):
-        return "[" + ",".join(map(plain, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value) or "(empty)"
+def _wrong(part: str, value: Any, allowed: str, name: str, rule: Key | None, usual: Any):
+    from trainlab import fixes  # only a run that goes wrong reads how
 
-
-def _use(name: str, usual: Any) -> str:
-    if usual is None and name in SPINE:
-        usual = SPINE[name].default
-    return f"such as {name}={plain(usual)}" if usual is not None else f"leave {name} out"
-
-
-def _nearest(name: str, rule: Key, value: Any) -> str:
-    """What was probably meant: 1e3: 1000, 50%: 0.5, 1e: 1e-3, gpu: cuda, 16: [16]."""
-    words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
-    text = str(value).strip()
-    meant = words.get(text)
-    if rule.each or (isinstance(value, list) and len(value) == 1):
-        return f"use {name}={plain([value] if rule.each else value[0])}" if value else ""
-    if rule.kind in (int, float):
-        if re.fullmatch(r"\d+e", text):
-            return f"did you mean {name}={text}-3?"
-        percent = re.fullmatch(r"([\d.]+) *%", text)
-        try:
-            meant = float(percent[1]) / 100 if percent else float(text)
-        except ValueError:
-            return ""
-        if rule.kind is int and meant.is_integer():
-            meant = int(meant)
-    elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
-        meant = near[0]
-    return f"use {name}={plain(meant)}" if meant is not None and rule.accepts(meant) else ""
+    usual = SPINE[name].default if usual is None and name in SPINE else usual
+    fix = (rule and fixes.nearest(name, rule, value)) or fixes.use(name, usual)
+    return ConfigError(f"{part} = {plain(value)}: must be {allowed}; {fix}")
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

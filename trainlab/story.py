@@ -5,9 +5,9 @@ values.
 """
 
 import dataclasses
-import os
+import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from trainlab import __version__, checkpoint, durable, rundir, spine, words, world
+from trainlab import checkpoint, durable, rundir, spine, words, world
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
-from trainlab.keeper import Keeper
+from trainlab.keeper import Keeper, facts
 from trainlab.log import Log
-from trainlab.optim import penalty
 from trainlab.show import Show
 from trainlab.train import Every, Trainer, Watch
+
+# keys and sections that add to the plain step
+EXTRAS = "penalty", "clip", "constraint", "average", "precision", "compile", "channels_last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +48,53 @@ class Bench:
     def fresh(self) -> Trainer:
         """A Trainer at step 0: the same weights, batches and optimizer each time."""
         cfg, train = self.cfg, self.splits.train
-        order = partial(shuffled, len(train), cfg.seed)
-        batches = Batches(train, self.preprocess, cfg.batch_size, order)
+        size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
+        batches = Batches(train, self.preprocess, size, partial(shuffled, len(train), cfg.seed))
         model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
-        with init_stream(cfg.seed, 1):
+        with world.init_stream(cfg.seed, 1):
             self.door(cfg.init)(model, batches(0)[0].cpu())
         model.to(self.device)
-        refuse_single_image(model, len(train), cfg.batch_size)
-        steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
-        return Trainer(
+        refuse_single_image(model, len(train), size)
+        trainer = Trainer(
             model,
             self.door(cfg.loss),
-            self.door(cfg.optim)([p for p in model.parameters() if p.requires_grad]),
+            self.door(cfg.optim)(self.parameters(model)),
             batches,
-            steps,
+            min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62),
             schedule=self.door(cfg.schedule),
-            penalty=partial(penalty.l2, strength=cfg.penalty.l2) if cfg.penalty.l2 else None,
-            clip=partial(penalty.clip_factor, norm=cfg.clip.norm) if cfg.clip.norm else None,
+            accumulate=cfg.accumulate,
             validation=self.in_order(self.splits.val),
             monitor=cfg.monitor,
+            patience=cfg.early_stop.patience,
+            smooth=cfg.log.smooth,
         )
+        if "history" in inspect.signature(trainer.schedule).parameters:
+            trainer.schedule = partial(trainer.schedule, history=trainer.history)
+        if self.asked(*EXTRAS) or cfg.groups.freeze or cfg.evaluate.statistics != "ema":
+            from trainlab.regular import regularise  # and with it what most runs do without
+
+            values = {name: spine.values(cfg[name]) for name in (*EXTRAS, "groups")}
+            regularise(
+                trainer, self.in_order(train).inputs, statistics=cfg.evaluate.statistics, **values
+            )
+        return trainer
+
+    def asked(self, *sections: str) -> bool:
+        """Whether these keys and sections hold anything but the spine's defaults."""
+        usual = spine.defaults()
+        return any(spine.values(self.cfg[name]) != usual[name] for name in sections)
+
+    def parameters(self, model: nn.Module) -> list[Any]:
+        """What the optimizer gets: parameters, or groups of them where they differ in lr or
+        decay."""
+        cfg = self.cfg
+        if not (self.asked("groups") or cfg.optim.weight_decay):
+            return [p for p in model.parameters() if p.requires_grad]
+        from trainlab.optim.groups import groups
+
+        rules = spine.values(cfg.groups)
+        rules |= {"factors": rules.pop("lr"), "decays": rules.pop("decay")}
+        return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Loss and accuracy of every split, in file order."""
@@ -76,7 +105,7 @@ class Bench:
 
 def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
     """The network of a config, on the CPU, as torch's own layers start it."""
-    with init_stream(cfg.seed, 0):
+    with world.init_stream(cfg.seed, 0):
         return door(cfg.model)(shape, classes, activation=door(cfg.activation), norm=door(cfg.norm))
 
 
@@ -88,15 +117,6 @@ def refuse_single_image(model: nn.Module, images: int, batch_size: int) -> None:
             f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
             f"batch norm needs two; use batch_size={batch_size + 1}"
         )
-
-
-@contextmanager
-def init_stream(seed: int, part: int) -> Iterator[None]:
-    """torch's global CPU generator on the `init` stream: weights are drawn there, the same for
-    every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(world.number(seed, "init", part))
-        yield
 
 
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
@@ -121,6 +141,8 @@ def train(
         bench = prepare(cfg, door)
         trainer = bench.fresh()
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
+        if len(trainer.optimizer.param_groups) > 1:
+            show.groups(trainer.optimizer.param_groups)
         keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
@@ -136,6 +158,7 @@ def train(
         log = keeper.log = stack.enter_context(Log(directory, kept))
         if kept == 0:
             log.text("recipe", words.card(cfg, choices))
+            log.curve("schedule/lr", drawn(trainer))
         watch = Watch(
             rows=partial(write_rows, bench, trainer, log, show),
             probe=probes(bench, log),
@@ -147,7 +170,8 @@ def train(
         begun, at = time.monotonic(), trainer.at
         trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
         show.stop()
-        threads_hint(bench, show, (time.monotonic() - begun) / max(trainer.at - at, 1))
+        if bench.device.type == "cpu":
+            show.threads_hint(cfg.threads, (time.monotonic() - begun) / max(trainer.at - at, 1))
 
         summary = close(bench, trainer, log) | {
             "config_digest": digest,
@@ -182,28 +206,10 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
     return verdicts
 
 
-def threads_hint(bench: Bench, show: Show, seconds: float) -> None:
-    """Say where more threads would pay: steps over 2 ms are arithmetic rather than calls."""
-    threads, cores = bench.cfg.threads, os.cpu_count() or 1
-    if bench.device.type == "cpu" and threads < cores and seconds > 2e-3:
-        show.note(
-            f"threads = {threads}: a step took {seconds * 1e3:.1f} ms on {threads} of {cores} "
-            f"cores; threads={cores} may be faster on an idle machine (and gives other bits)"
-        )
-
-
-def facts(bench: Bench) -> dict[str, Any]:
-    """What a checkpoint holds beside the Trainer's state, so that nothing else is needed to use
-    it."""
-    return {
-        "trainlab": __version__,
-        "config": OmegaConf.to_container(bench.cfg, resolve=True),
-        "data": bench.splits.digest(),
-        "environment": world.environment(bench.device),
-        "preprocess": {name: t.tolist() for name, t in bench.preprocess.state().items()},
-        "shape": list(bench.splits.shape),
-        "classes": list(bench.splits.classes),
-    }
+def drawn(trainer: Trainer) -> list[float]:
+    """lr at 200 places of the training."""
+    places = range(0, trainer.steps, max(trainer.steps // 200, 1))
+    return [trainer.lrs[0] * trainer.schedule(step, trainer.steps) for step in places]
 
 
 def cadences(cfg: DictConfig, per_epoch: int) -> Every:
@@ -223,6 +229,11 @@ def write_rows(
     split is seen."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
+    if trainer.penalty is not None:
+        for name, strength in trainer.penalty.keywords.items():
+            with torch.no_grad():
+                term = trainer.penalty.func(trainer.penalised, **{name: strength})
+            row[f"penalty/{name}"] = float(term)
     if "val/loss" in row and "activation" in bench.cfg.probe:
         from trainlab.probes.activation import dead
 
@@ -273,6 +284,7 @@ def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
         "best_step": trainer.best_at(),
         "steps": trainer.at,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "speed": {key: bench.cfg[key] for key in ("precision", "compile", "channels_last")},
         "weights_sha256": checkpoint.digest(trainer.model.state_dict()),
         "environment": world.environment(bench.device),
     }

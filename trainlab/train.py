@@ -97,14 +97,13 @@ class Trainer:
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.penalised = self.params if penalised is None else penalised
         self.lrs = [group["lr"] for group in optimizer.param_groups]
+        self.train_mode = nn.Module.train
         self.at = 0
-        # (losses, correct, clipped share, B) of each step since the last row
-        self.record: list[tuple] = []
-        self.smoothed: Tensor | None = None  # average of all losses, not yet corrected for its bias
+        self.record: list[tuple] = []  # (losses, correct, clipped share, B) since the last row
+        self.smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
         self.history: list[tuple[int, Any]] = []  # (step, `monitor`) of each evaluation
         self.best: dict[str, Tensor] = {}
-        self.best_value: Tensor | None = None  # (), of `monitor`; accuracy is negated
-        self.best_step: Tensor | None = None
+        self.best_value = self.best_step = None  # (), of `monitor`; accuracy is negated
         self._ones: Tensor | None = None
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -176,7 +175,7 @@ class Trainer:
 
     def fit(self, every: Every, watch: Watch) -> None:
         """Train from `at` on. Probes look at a step from both sides, the rest happens after it."""
-        self.model.train()
+        self.train_mode(self.model)
         while not self.ended():
             x, y = self.batches(self.at)
             looking = watch.probe is not None and due(self.at, every.probe)
@@ -207,8 +206,7 @@ class Trainer:
         Raises NonFiniteError, naming the step, when a loss among them is not finite.
         """
         if not self.record:
-            empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty, empty
+            return (torch.zeros(0, dtype=torch.float64),) * 4
         *columns, sizes = zip(*self.record, strict=True)
         host = torch.stack([torch.stack(column).double() for column in columns]).cpu()
         bad = ~host[0].reshape(len(sizes), -1).isfinite().all(1)

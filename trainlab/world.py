@@ -8,6 +8,8 @@ ones are seeded beside it.
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -31,6 +33,15 @@ def seed_everything(seed: int, purpose: str) -> None:
     torch.manual_seed(number(seed, purpose))
     np.random.seed(number(seed, purpose, 1) % 2**32)
     random.seed(number(seed, purpose, 2))
+
+
+@contextmanager
+def init_stream(seed: int, part: int) -> Iterator[None]:
+    """torch's global CPU generator on the `init` stream: weights are drawn there, the same for
+    every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(number(seed, "init", part))
+        yield
 
 
 def random_state() -> tuple[dict[str, torch.Tensor], dict]:

@@ -21,7 +21,7 @@ from trainlab.checks.overfit import overfit
 from trainlab.checks.parameters import parameters
 from trainlab.checks.penalty import penalty
 from trainlab.errors import ConfigError, NonFiniteError
-from trainlab.optim.penalty import l2
+from trainlab.optim.penalty import elastic
 
 CHECKS = {
     check.__name__: check
@@ -161,13 +161,13 @@ def test_initial_loss_warns_where_outputs_contradict_the_labels(fresh_of, cluste
 
 def test_penalty(fresh_of):
     assert "with penalty.l2=0.01, expected +" in penalty(fresh_of()).saw
-    assert penalty(fresh_of(penalty=partial(l2, strength=1e-4))).status == PASS
+    assert penalty(fresh_of(penalty=partial(elastic, l1=0.0, l2=1e-4))).status == PASS
 
     class Twice(partial):  # applies the strength twice
         def __call__(self, params):
             return 2 * super().__call__(params)
 
-    assert penalty(fresh_of(penalty=Twice(l2, strength=1e-2))).status == FAIL
+    assert penalty(fresh_of(penalty=Twice(elastic, l1=0.0, l2=1e-2))).status == FAIL
     assert penalty(fresh_of(penalty=lambda params: 0)).status == SKIPPED
 
 

@@ -1,5 +1,4 @@
-"""What is added to the loss, and what bounds its gradient. Pure functions of one run; lifted over
-R runs for a stack."""
+"""What is added to the loss. A pure function of one run; lifted over R runs for a stack."""
 
 from collections.abc import Sequence
 
@@ -7,23 +6,12 @@ import torch
 from torch import Tensor
 
 
-def l2(params: Sequence[Tensor], strength: float) -> Tensor:
-    """strength / 2 * sum of squares, (): its gradient, strength * w, is SGD's `weight_decay`."""
-    return strength / 2 * sum(p.square().sum() for p in params)
+def elastic(params: Sequence[Tensor], l1: float = 0.0, l2: float = 0.0) -> Tensor:
+    """l1 * sum of absolute values + l2 / 2 * sum of squares, ().
 
-
-def l1(params: Sequence[Tensor], strength: float) -> Tensor:
-    """strength * sum of absolute values, (). Tibshirani 1996 (the lasso); with l2 the elastic net
-    of Zou and Hastie 2005."""
-    return strength * sum(p.abs().sum() for p in params)
-
-
-def clip_factor(grads: Sequence[Tensor], norm: float) -> Tensor:
-    """What the gradients must be multiplied with, (), so that their joint L2 norm is at most
-    `norm`.
-
-    Pascanu et al. 2013, https://arxiv.org/abs/1211.5063; the arithmetic is that of
-    torch.nn.utils.clip_grad_norm_.
+    Tibshirani 1996 (l1 alone, the lasso), Zou and Hastie 2005 (both, the elastic net). The gradient
+    of the second term, l2 * w, is SGD's `weight_decay`.
     """
-    total = torch.stack([torch.linalg.vector_norm(g) for g in grads])
-    return (norm / (torch.linalg.vector_norm(total) + 1e-6)).clamp(max=1.0)
+    terms = [l1 * torch.stack([p.abs().sum() for p in params]).sum()] if l1 else []
+    terms += [l2 / 2 * torch.stack([p.square().sum() for p in params]).sum()] if l2 else []
+    return sum(terms)

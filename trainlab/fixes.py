@@ -1,0 +1,33 @@
+"""What to type instead of a value that is not allowed. Only imported where one is."""
+
+import difflib
+import re
+from typing import Any
+
+from trainlab.errors import plain
+
+
+def use(name: str, usual: Any) -> str:
+    return f"such as {name}={plain(usual)}" if usual is not None else f"leave {name} out"
+
+
+def nearest(name: str, rule: Any, value: Any) -> str:
+    """What was probably meant: 1e3: 1000, 50%: 0.5, 1e: 1e-3, gpu: cuda, 16: [16]."""
+    words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
+    text = str(value).strip()
+    meant = words.get(text)
+    if rule.each or (isinstance(value, list) and len(value) == 1):
+        return f"use {name}={plain([value] if rule.each else value[0])}" if value else ""
+    if rule.kind in (int, float):
+        if re.fullmatch(r"\d+e", text):
+            return f"did you mean {name}={text}-3?"
+        percent = re.fullmatch(r"([\d.]+) *%", text)
+        try:
+            meant = float(percent[1]) / 100 if percent else float(text)
+        except ValueError:
+            return ""
+        if rule.kind is int and meant.is_integer():
+            meant = int(meant)
+    elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
+        meant = near[0]
+    return f"use {name}={plain(meant)}" if meant is not None and rule.accepts(meant) else ""
