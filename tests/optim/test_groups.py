@@ -58,11 +58,11 @@ def test_biases_and_norms_do_not_decay_by_default():
 
 
 def test_the_gain_of_weight_norm_is_no_matrix():
-    model = nn.Sequential(weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+    model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
     found = named(model, groups(model, 0.1, 0.5, layer_decay=0.5))
-    assert found["0.parametrizations.weight.original0"]["weight_decay"] == 0
-    assert found["0.parametrizations.weight.original1"]["weight_decay"] == 0.5
-    assert {found[n]["lr"] for n in found if n[0] == "0"} == {0.05}
+    assert found["1.parametrizations.weight.original0"]["weight_decay"] == 0
+    assert found["1.parametrizations.weight.original1"]["weight_decay"] == 0.5
+    assert {found[n]["lr"] for n in found if n[0] == "1"} == {0.05}
 
 
 def test_the_last_pattern_that_matches_decides():
@@ -98,9 +98,10 @@ def test_layers_below_are_slower_by_powers():
 def test_the_head_stands_last_of_the_groups_with_matrices():
     model = model_of()
     found = groups(model, 0.1, 0.5, factors=["stem.bias:3", "head.weight:2"], layer_decay=0.9)
-    with_matrices = [g for g in found if any(p.dim() == 4 or p.dim() == 2 for p in g["params"])]
-    last = [g for g in with_matrices if g["weight_decay"]][-1]
+    with_matrices = [g for g in found if g["weight_decay"]]
+    last = with_matrices[-1]
     assert [id(p) for p in last["params"]] == [id(model.head.weight)]
+    assert found[: len(with_matrices)] == with_matrices  # weights first: their lr is logged
 
 
 def test_a_frozen_part_stays_bit_for_bit_statistics_included():

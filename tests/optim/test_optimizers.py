@@ -195,6 +195,14 @@ def test_annealed_noise_has_the_papers_variance_and_leaves_every_stream_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_annealed_noise_differs_from_group_to_group():
+    params = [torch.zeros(4, requires_grad=True) for _ in range(2)]
+    for p in params:
+        p.grad = torch.zeros(4)
+    AnnealedNoise([{"params": [p]} for p in params], lr=1.0).step()
+    assert not torch.equal(*params)
+
+
 def test_annealed_noise_follows_its_seed():
     ends = [path_of(lambda p, s=s: AnnealedNoise(p, 0.05, seed=s))[-1] for s in (1, 1, 2)]
     assert all(map(torch.equal, ends[0], ends[1]))
