@@ -28,6 +28,8 @@ def nearest(name: str, rule: Any, value: Any) -> str:
             return ""
         if rule.kind is int and meant.is_integer():
             meant = int(meant)
+    elif rule.form and re.fullmatch(r"\d+\.0*", text):  # a whole number, where text is allowed too
+        meant = int(float(text))
     elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
         meant = near[0]
     return f"use {name}={plain(meant)}" if meant is not None and rule.accepts(meant) else ""

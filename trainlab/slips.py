@@ -11,7 +11,8 @@ from trainlab.errors import ConfigError
 # spelling alone does not find these; keys without "_"
 SYNONYMS = {
     "learningrate": "optim.lr", "lr": "optim.lr", "wd": "optim.weight_decay",
-    "decay": "optim.weight_decay", "beta": "optim.betas", "momentum": "optim.momentum", "lrscheduler": "schedule",
+    "decay": "optim.weight_decay", "beta": "optim.betas", "momentum": "optim.momentum",
+    "lrscheduler": "schedule",
     "act": "activation", "nonlinearity": "activation", "hidden": "model.widths",
     "layers": "model.widths", "hiddensize": "model.widths", "hiddensizes": "model.widths",
     "width": "model.widths", "units": "model.widths", "filters": "model.channels",
