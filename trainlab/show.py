@@ -42,6 +42,7 @@ class Show:
             inside = {k: v for k, v in values.items() if k.split(".")[0] == group}
             table.add_row(group, _marked(word, inside.get(group)), _settings(inside, f"{group}."))
         rest = {k: v for k, v in values.items() if k.split(".")[0] not in groups}
+        rest = {k: v for k, v in rest.items() if "." not in k or v[0] != v[1]}
         table.add_row("run", "", _settings(rest, ""))
         self.console.print(table)
 
@@ -109,6 +110,7 @@ class Show:
         """The latest figures; a plain line is printed when the validation split was seen or the
         training ended."""
         self.values |= values
+        self.last = step
         if self.bar is not None:
             loss, accuracy = (self._both(name) for name in ("loss", "accuracy"))
             text = f"loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
@@ -144,7 +146,7 @@ class Show:
             table.add_row(split, f"{values['loss']:.4f}", f"{values['accuracy']:.4f}")
         if "val/loss" in self.values:
             last = (f"{self.values[f'val/{name}']:.4f}" for name in ("loss", "accuracy"))
-            table.add_row(f"val at the last step, {self.steps}", *last, style="dim")
+            table.add_row(f"val at the last step, {self.last}", *last, style="dim")
         self.console.print(table)
         for verdict in verdicts:
             if verdict.status in ("WARN", "FAIL"):
