@@ -50,7 +50,8 @@ class Bench:
         batches = Batches(train, self.preprocess, cfg.batch_size, order)
         model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
         with init_stream(cfg.seed, 1):
-            self.door(cfg.init)(model, batches(0)[0].cpu())
+            shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
+            self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
         model.to(self.device)
         refuse_single_image(model, len(train), cfg.batch_size)
         steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
