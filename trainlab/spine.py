@@ -39,7 +39,7 @@ class Key:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # of a number: words that are allowed beside it
     form: str = ""  # a regular expression, with `says` in its place in messages
     says: str = ""
     each: bool = False
@@ -52,10 +52,12 @@ class Key:
     def allowed(self) -> str:
         """`a finite number > 0`"""
         text = self.says or NAMES[self.kind]
-        if self.choices:
+        if self.choices and self.kind is str:
             text = "one of " + ", ".join(self.choices)
         bounds = [f"{SIGNS[name]} {bound}" for name, bound in self.bounds().items()]
         text = " ".join([text, " and ".join(bounds)]).strip()
+        if self.kind is not str:
+            text = " or ".join([text, *self.choices])
         if self.each:
             text = f"a list, each {text}"
         return f"null or {text}" if self.null else text
@@ -64,13 +66,15 @@ class Key:
         """Whether one value is allowed; the members of a list are asked one by one."""
         if value is None or self.each:
             return value is None and self.null
+        if type(value) is str and value in self.choices:
+            return True
         if self.form and type(value) is int:
             value = str(value)
         if type(value) not in ((int, float) if self.kind is float else (self.kind,)):
             return False
         if self.kind is str:
             fits = not self.form or re.fullmatch(self.form, value)
-            return bool(value and fits and (not self.choices or value in self.choices))
+            return bool(value and fits and not self.choices)
         inside = (getattr(operator, name)(value, bound) for name, bound in self.bounds().items())
         return abs(value) < math.inf and all(inside)
 
@@ -150,12 +154,25 @@ SPINE = {
 }
 COMMON = {
     "activation.alpha": Key(float, gt=0),
-    "init.bias": Key(float),
+    "activation.beta": Key(float, gt=0),
+    "activation.max_val": Key(float, gt=0),
+    "activation.min_val": Key(float, le=0),
+    "activation.negative_slope": Key(float, ge=0),
+    "activation.per": Key(str, choices=("layer", "channel")),
+    "activation.pieces": Key(int, ge=2, le=1024),
+    "activation.approximate": Key(str, choices=("none", "tanh")),
+    "init.gain": Key(float, gt=0, choices=("auto",)),
+    "init.head": Key(str, choices=("same", "zero", "gaussian")),
+    "init.bias": Key(float, choices=("prior",), null=True),
+    "init.zero_gamma": Key(bool),
+    "init.tolerance": Key(float, gt=0),
+    "init.tries": Key(int, ge=1, le=1000),
     "init.weight.std": Key(float, gt=0),
-    "init.weight.gain": Key(float, gt=0),
-    "init.weight.nonlinearity": Key(
-        str, choices=("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")
-    ),
+    "init.weight.scale": Key(float, gt=0),
+    "init.weight.fan": Key(str, choices=("in", "out", "mean")),
+    "init.weight.mode": Key(str, choices=("fan_in", "fan_out")),
+    "init.weight.nonlinearity": Key(str, choices=("linear",)),
+    "norm.groups": Key(int, ge=1, le=2**20),
     "norm.momentum": Key(float, gt=0, le=1),
     "norm.eps": Key(float, gt=0),
     "norm.place": Key(str, choices=("before", "after")),

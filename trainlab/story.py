@@ -52,7 +52,8 @@ class Bench:
         batches = Batches(train, self.preprocess, size, partial(shuffled, len(train), cfg.seed))
         model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
         with world.init_stream(cfg.seed, 1):
-            self.door(cfg.init)(model, batches(0)[0].cpu())
+            shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
+            self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
         model.to(self.device)
         refuse_single_image(model, len(train), size)
         trainer = Trainer(

@@ -11,19 +11,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 # the elementwise functions of torch.nn.functional, by the name of the layer that a call becomes
 ACTIVATIONS = """
     celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu relu
     relu6 rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold
 """.split()  # noqa: SIM905
-# torch's name of a call, without "_" at its ends -> name of the layer. An elementwise function of
-# our own is seen as one call if it goes through torch.overrides and has its name here.
+# torch's name of a call, without "_" at its ends -> name of the layer; `one_call` adds to them
 CALLS = {name: name for name in ACTIVATIONS} | {
     "log_sigmoid": "logsigmoid",
     "special_expit": "sigmoid",
 }
+
+
+def one_call(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function of (x, ...), seen as one activation call of its own name."""
+    CALLS[function.__name__] = function.__name__
+    return wrap_torch_function(lambda x, *args, **kwargs: (x,))(function)
 
 
 @dataclass
@@ -42,6 +47,11 @@ class Layer:
         """The same function of another input; rrelu in its evaluation form."""
         kwargs = self.kwargs | {"training": False} if "training" in self.kwargs else self.kwargs
         return self.function(x, *self.args, **kwargs)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each output has its own input, and so a slope. Maxout takes more than one."""
+        return self.function is not None and self.out.shape == self.x.shape
 
 
 @dataclass
@@ -111,6 +121,25 @@ def taps(model: nn.Module) -> Iterator[list[Layer]]:
         hook.remove()
         for layer, name in zip(layers, numbered([layer.name for layer in layers]), strict=True):
             layer.name = name
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, layers: list[nn.Module], x: Tensor) -> dict[nn.Module, Tensor]:
+    """What each of `layers` puts out on x (B, ...), in the order in which they are first called.
+    Buffers and random streams are left as they were."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def keep(module, args, out):
+        seen.setdefault(module, out.clone())
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        with unmoved(model):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def numbered(names: list[str]) -> list[str]:

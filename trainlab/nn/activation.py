@@ -1,10 +1,56 @@
-"""Activations. Named by conf/activation/."""
+"""What is true of any activation: the width it needs, and its gain. The words of conf/activation/
+are the classes of torch, or stand in rectifier.py; saturation.py tells where they saturate.
+B batch, F features, P pieces.
 
+An activation with an attribute `pieces` makes one unit of P, the largest (maxout).
+"""
+
+import copy
+import inspect
+import math
 from collections.abc import Callable
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 
-def sized(activation: Callable[[], nn.Module], width: int) -> tuple[int, nn.Module]:
-    """What the layer before must put out, and the activation that makes `width` units of it."""
-    return width, activation()
+def sized(activation: Callable[..., nn.Module], width: int) -> tuple[int, nn.Module]:
+    """What the layer before must put out, and the activation that makes `width` units of it.
+
+    A factory that takes a `width`, as prelu does for one slope per channel, is told it.
+    """
+    told = {"width": width} if "width" in inspect.signature(activation).parameters else {}
+    module = activation(**told)
+    return width * getattr(module, "pieces", 1), module
+
+
+@torch.no_grad()
+def gain(activation: nn.Module) -> float:
+    """1 / sqrt(E[f(z)^2]), z ~ N(0, 1) and independent between the pieces: with weights of variance
+    gain^2 / fan_in behind f, the second moment stays 1 (He et al. 2015, equation 7).
+
+    By quadrature in float64, in evaluation mode (rrelu takes its mean slope); nothing is drawn.
+    """
+    f, width = in_double(activation)
+    z, density = _gauss()
+    pieces = getattr(f, "pieces", 1)  # the largest of P has the density P phi Phi^(P-1)
+    density = density * pieces * torch.special.ndtr(z) ** (pieces - 1)
+    square = f(z[:, None].repeat(1, width)).square().mean(1)
+    return 1 / math.sqrt(float(square @ density))
+
+
+def in_double(activation: nn.Module) -> tuple[nn.Module, int]:
+    """A copy for evaluation in float64, and how many features it takes at least."""
+    f = copy.deepcopy(activation).to("cpu", torch.float64).eval()
+    return f, max([getattr(f, "pieces", 1), *(p.numel() for p in f.parameters())])
+
+
+def _gauss() -> tuple[Tensor, Tensor]:
+    """Nodes and weights (768,) of the integral over N(0, 1): Gauss-Legendre with 8 nodes on each
+    quarter of -12 .. 12, so that kinks at whole numbers (relu, relu6, hardswish) cost nothing."""
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))
+    left = torch.arange(-12, 12, 0.25, dtype=torch.float64)
+    z = (left[:, None] + (nodes + 1) / 8).flatten()
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    return z, weights.repeat(len(left)) / 8 * density

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from trainlab.errors import ConfigError
+from trainlab.nn.activation import sized
 
 
 def cnn(
@@ -30,8 +31,9 @@ def cnn(
         )
     layers: list[tuple[str, nn.Module]] = []
     for depth, after in enumerate(channels, 1):
-        conv = nn.Conv2d(before, after, 3, padding=1)
-        layers.append((f"conv{depth}", norm(conv, activation())))
+        outputs, active = sized(activation, after)
+        conv = nn.Conv2d(before, outputs, 3, padding=1)
+        layers.append((f"conv{depth}", norm(conv, active)))
         layers.append((f"pool{depth}", nn.MaxPool2d(2)))
         before, height, width = after, height // 2, width // 2
     layers.append(("flatten", nn.Flatten()))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from trainlab.errors import ConfigError
+from trainlab.nn.activation import sized
 
 
 def linear(
@@ -38,7 +39,8 @@ def mlp(
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     before = math.prod(shape)
     for depth, width in enumerate(widths, 1):
-        layers.append((f"hidden{depth}", norm(nn.Linear(before, width), activation())))
+        outputs, after = sized(activation, width)
+        layers.append((f"hidden{depth}", norm(nn.Linear(before, outputs), after)))
         if dropout:
             layers.append((f"dropout{depth}", nn.Dropout(dropout)))
         before = width

@@ -1,5 +1,5 @@
 """Normalisation: takes a layer and the activation behind it, returns the three in order. Named by
-conf/norm/.
+conf/norm/; the words that a default run does not import stand in groupnorm.py.
 
 A bias that the norm would subtract again is dropped: its gradient is rounding noise, which Adam
 scales up to lr. B batch, C channels, F features.
@@ -9,12 +9,15 @@ from collections import OrderedDict
 
 from torch import nn
 
+from trainlab.errors import ConfigError
+
 Activation = nn.Module | None  # None where none follows, as at the end of a residual branch
 
 
-def none(layer: nn.Module, activation: Activation = None) -> nn.Module:
+def none(layer: nn.Module, activation: Activation = None, place: str = "before") -> nn.Module:
     """The layer and its activation."""
-    return _block(layer, None, activation)
+    only_before("none", place)
+    return block(layer, None, activation)
 
 
 def batch(
@@ -27,8 +30,8 @@ def batch(
     """Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167. (B, F) or (B, C, H, W), per
     feature or channel."""
     norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
-    norm = norm(len(layer.weight), eps=eps, momentum=momentum)
-    return _block(_without_bias(layer, place), norm, activation, place)
+    norm = norm(width_of(layer, activation, place), eps=eps, momentum=momentum)
+    return block(without_bias(layer, place), norm, activation, place)
 
 
 def layer(
@@ -36,13 +39,13 @@ def layer(
 ) -> nn.Module:
     """Ba et al. 2016, https://arxiv.org/abs/1607.06450. Over (F) or (C, H, W) of each sample; gain
     per channel."""
-    width = len(linear.weight)
+    width = width_of(linear, activation, place)
     if isinstance(linear, nn.Conv2d):  # one group: mean and variance over C, H, W
-        return _block(linear, nn.GroupNorm(1, width, eps=eps), activation, place)
-    return _block(linear, nn.LayerNorm(width, eps=eps), activation, place)
+        return block(linear, nn.GroupNorm(1, width, eps=eps), activation, place)
+    return block(linear, nn.LayerNorm(width, eps=eps), activation, place)
 
 
-def _block(
+def block(
     layer: nn.Module, norm: Activation, activation: Activation, place: str = "before"
 ) -> nn.Module:
     """The parts that there are, in order; `place` is where the norm stands to the activation."""
@@ -52,7 +55,23 @@ def _block(
     return nn.Sequential(OrderedDict((name, part) for name, part in parts if part is not None))
 
 
-def _without_bias(layer: nn.Module, place: str) -> nn.Module:
+def width_of(layer: nn.Module, activation: Activation, place: str) -> int:
+    """Features or channels where the norm stands: maxout leaves one of its `pieces`."""
+    pieces = getattr(activation, "pieces", 1) if place == "after" else 1
+    return len(layer.weight) // pieces
+
+
+def without_bias(layer: nn.Module, place: str) -> nn.Module:
+    """The layer, whose bias a norm directly behind it would subtract again."""
     if place == "before":
         layer.register_parameter("bias", None)
     return layer
+
+
+def only_before(word: str, place: str) -> None:
+    """Raises ConfigError for a place that the norm `word` does not have."""
+    if place != "before":
+        raise ConfigError(
+            f"norm.place = {place}: norm={word} has no layer of its own that could stand there; "
+            "use norm.place=before, or norm=batch"
+        )

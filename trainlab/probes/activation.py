@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainlab.taps import Histogram, Layer, Sight, eager, histogram, single, taps, unmoved
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
+USUAL = 4.0  # the |x| that count where |f'| grows without end
 _flat_below: dict[tuple, Tensor] = {}
 
 
@@ -29,7 +30,7 @@ def activation(sight: Sight) -> dict[str, Tensor | Histogram]:
         seen[f"activation_std/{layer.name}"] = std
         seen[f"activation_unit_std/{layer.name}"] = unit_std
         seen[f"activation/{layer.name}"] = histogram(layer.out)
-    calls = [layer for layer in sight.layers if layer.function]
+    calls = [layer for layer in sight.layers if layer.elementwise]
     for layer, share in zip(calls, saturated(calls), strict=True):
         seen[f"activation_saturated/{layer.name}"] = share.mean(dtype=torch.float32)
         seen[f"activation_zero/{layer.name}"] = 1 - layer.out.count_nonzero() / layer.out.numel()
@@ -70,15 +71,20 @@ def saturated(calls: list[Layer]) -> list[Tensor]:
 
 def flat_below(layer: Layer) -> Tensor:
     """5 % of max |f'|, (), over a grid from -1490 to 1490 that is 0.004 fine at 0; remembered
-    unless f has tensors of its own, as PReLU."""
+    unless f has tensors of its own, as PReLU. Of an f' that grows without end (relu_squared) the
+    maximum over |x| <= 4."""
     x = layer.x
     learned = any(isinstance(value, Tensor) for value in (*layer.args, *layer.kwargs.values()))
     key = (layer.function, layer.args, *layer.kwargs.items(), x.dtype, x.device)
     if learned or key not in _flat_below:
         grid = torch.linspace(-8, 8, 4001, device=x.device, dtype=x.dtype).sinh_()
+        size = grid.abs()
         if learned and x.dim() > 1:
             grid = grid[:, None].expand(-1, x.shape[1])
-        limit = SATURATED * slopes([layer.again], [grid])[0].amax()
+        steep = slopes([layer.again], [grid])[0]
+        top = steep.amax()
+        grows = top > 1.5 * steep[size < 700].amax()
+        limit = SATURATED * torch.where(grows, steep[size <= USUAL].amax(), top)
         if learned:
             return limit
         _flat_below[key] = limit
@@ -103,7 +109,7 @@ def dead(model: nn.Module, batches: Any) -> dict[str, float]:
             for step in range(batches.per_epoch):
                 with taps(model) as layers:
                     model(batches(step)[0])
-                calls = [layer for layer in layers if layer.function]
+                calls = [layer for layer in layers if layer.elementwise]
                 for layer, flat in zip(calls, saturated(calls), strict=True):
                     stuck[layer.name] = flat.all(samples(flat)) & stuck.get(layer.name, True)
                     finite[layer.name] = layer.out.isfinite().all() & finite.get(layer.name, True)

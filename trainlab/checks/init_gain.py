@@ -1,0 +1,94 @@
+"""Do the initial weights fit the activation, so that depth neither shrinks nor blows up the signal?
+Named by conf/preflight/. B batch, U units, L activation calls."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
+from trainlab.checks.ground import images, no_dropout
+from trainlab.nn.init import NORMS
+from trainlab.taps import Layer, taps
+
+IMAGES = 64
+FITS = 1.25  # a factor per layer that is no mismatch
+SETTLES = 2.5  # a factor of the gain within which a signal that keeps its size is healthy
+CHANCE = 2.0  # standard errors of a mean over U units; see `_limit`
+ADVICE = "init=he_normal (with init.gain=auto), or norm=batch"
+
+
+def init_gain(fresh: Fresh) -> Verdict:
+    """Second moments of what enters each activation, at initialisation, each by its root, rms.
+
+    Weights have the gain rms(z) / rms(what entered them), and f needs the gain 1 / rms(f(z)) where
+    rms(z) = 1, measured on the z it has here. It passes where, on average over the hidden layers,
+    the gain is the needed one, or where z keeps its size although the gain is somewhat off (Xavier
+    with tanh, which settles by itself; far off, it has settled at its ends). Norm layers between
+    the activations set the size anew, so it passes. The head is judged by initial_loss. Glorot and
+    Bengio 2010; He et al. 2015.
+    """
+    trainer, verdict = fresh(), partial(Verdict, "init_gain")
+    model = trainer.model
+    x, _ = images(trainer, IMAGES)
+    with torch.no_grad(), no_dropout(model), taps(model) as layers:
+        model(x)
+    calls = [layer for layer in layers if layer.function]
+    if not calls:
+        return verdict(SKIPPED, "the model calls no activation")
+    norms = sum(isinstance(module, NORMS) for module in model.modules())
+    if norms >= max(len(calls) - 1, 1):
+        return verdict(
+            PASS, f"{norms} norm layers set the size of the signal, whatever the weights"
+        )
+    with torch.no_grad():
+        entered, before, left, passed = _moments(x, layers, calls)
+    if not all(0 < z < math.inf for z in (*entered, *before, *left)):
+        bad = [c.name for c, z in zip(calls, entered, strict=True) if not 0 < z < math.inf]
+        where = f"enters {bad[0]}" if bad else "enters the first layer, or leaves a later one,"
+        return verdict(WARN, f"what {where} is 0 or not finite", "a signal", ADVICE)
+    change = _mean(a / b for a, b in zip(entered, before, strict=True))
+    gain = _mean(a / b for a, b in zip(entered, left, strict=True))
+    needs = _mean(1 / max(f, 1e-9) for f in passed)
+    limit, names = _limit(calls), sorted({c.name.partition(".")[2] for c in calls})
+    ratio, moved = (max(r, 1 / r) for r in (gain / needs, change))
+    steady = moved <= limit
+    verb = "keeps its size" if steady else f"{'shrinks' if change < 1 else 'grows'} {change:.2g}"
+    saw = f"the signal {verb}{'' if steady else ' times a layer'}; "
+    saw += f"{', '.join(names)} needs gain {needs:.2f}, this init has {gain:.2f}"
+    expected = f"a gain within {SETTLES if steady else limit:.2f} times that"
+    if ratio <= (SETTLES if steady else limit):
+        return verdict(PASS, saw, expected)
+    return verdict(WARN, saw, expected, ADVICE)
+
+
+def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[float]]:
+    """For each of the calls (L,): rms of z; of the z before it, or x; of what the call before left,
+    or x; and of f(z) where rms(z) = 1. One transfer to the host."""
+    at = [layers.index(call) for call in calls]
+    previous = [layers[i - 1] if i else None for i in at]
+    rows = [
+        [call.x for call in calls],
+        [x if layer is None else layer.x for layer in previous],
+        [x if layer is None else layer.out for layer in previous],
+        [call.again(call.x / _rms(call.x)) for call in calls],
+    ]
+    return torch.stack([torch.stack([_rms(t) for t in row]) for row in rows]).tolist()
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.float().square().mean().sqrt()
+
+
+def _mean(ratios) -> float:
+    """The geometric mean."""
+    logs = [math.log(r) for r in ratios]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _limit(calls: list[Layer]) -> float:
+    """FITS and what chance adds: the mean square over U units of weights drawn at random has a
+    relative standard error of sqrt(2 / U), its root half of that."""
+    error = math.sqrt(sum(1 / (2 * call.x.shape[1]) for call in calls)) / len(calls)
+    return FITS * math.exp(CHANCE * error)
