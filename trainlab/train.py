@@ -114,8 +114,9 @@ class Trainer:
             if self.clip is not None:
                 self._clip()
             if len(self.record) == before:  # L-BFGS calls again, after it has moved
-                correct = (logits.argmax(-1) == y).sum(-1)
-                self.record.append((losses.detach(), correct, y.shape[-1]))
+                labels = y.argmax(-1) if y.is_floating_point() else y  # class shares (B, K)
+                correct = (logits.argmax(-1) == labels).sum(-1)
+                self.record.append((losses.detach(), correct, labels.shape[-1]))
             return total
 
         total = self.optimizer.step(closure)
