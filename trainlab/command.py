@@ -267,5 +267,9 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
             raise words.unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
+    weights, init = plain["model"].get("weights"), choices["init"]
+    if choices["model"] == "torchvision" and weights and init != "torch_default":
+        text = f"init={init} would draw them anew; add init=torch_default"
+        raise ConfigError(f"model.weights = {weights}: {text}")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")

@@ -138,6 +138,7 @@ COMMON = {
     "model.depth": Key(int, ge=1, le=1000, null=True),
     "model.shape": Key(str, choices=("rectangle", "funnel", "inverted")),
     "model.budget": Key(int, ge=1, null=True),
+    "model.name": Key(str),
     "model.weights": Key(str, null=True),
     "loss.label_smoothing": Key(float, ge=0, lt=1),
     "optim.lr": Key(float, gt=0),
