@@ -2,7 +2,9 @@
 stream."""
 
 import inspect
+import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +292,21 @@ def test_evaluation_and_preflight_see_the_images_as_they_are():
     assert all(map(torch.equal, trainer.params, plain.params))
     for batches in (trainer.validation, bench.in_order(bench.splits.train)):
         assert batches.augment is None
+
+
+def test_a_resumed_run_goes_on_with_the_same_draws(tmp_path):
+    from trainlab import run
+
+    words = ["augment=[pad_crop,mixup]", "schedule=constant", "model.dropout=0.3"]
+    words += ["evaluate.every=10"]
+    whole = ran(tmp_path / "whole", *words, steps=40)
+    half = ran(tmp_path / "half", *words, steps=20)
+    run("quiet=true", f"resume={half['directory']}", "max_steps=40")
+
+    def rows(directory):
+        lines = map(json.loads, (Path(directory) / "metrics.jsonl").read_text().splitlines())
+        return {r["step"]: (r["train/loss"], r.get("val/loss")) for r in lines if "train/loss" in r}
+
+    expected = rows(whole["directory"])
+    assert set(expected) == set(range(5, 41, 5))
+    assert rows(half["directory"]) == expected
