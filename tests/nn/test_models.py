@@ -315,3 +315,26 @@ def test_pretrained_weights_are_not_drawn_anew_in_silence():
         with pytest.raises(ConfigError, match="init=he_normal would draw .*add init=torch_default"):
             command.check(hydra, line)
         command.check(hydra, [*line, "init=torch_default"])
+
+
+class Pairs(nn.Module):
+    """The larger of two units each, as maxout: the layer before must be twice as wide."""
+
+    def forward(self, x):
+        return x.unflatten(1, (-1, 2)).amax(2)
+
+
+@pytest.mark.parametrize("word", [word for word in WORDS if word != "torchvision"])
+@pytest.mark.parametrize("make", [norm.none, norm.batch])
+def test_an_activation_may_need_a_wider_layer_before_it(word, make, monkeypatch):
+    for module in (mlp, cnn, residual):
+        monkeypatch.setattr(module, "sized", lambda activation, width: (2 * width, activation()))
+    model = build(word, (3, 16, 16), Pairs, make)
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+    assert any(isinstance(m, Pairs) for m in model.modules()) == (word != "linear")
+
+
+def test_torchvision_refuses_an_activation_that_needs_wider_layers(monkeypatch):
+    monkeypatch.setattr(pretrained, "sized", lambda activation, width: (2 * width, activation()))
+    with pytest.raises(ConfigError, match="makes 64 units of 128.*use model=resnet18"):
+        build("torchvision", (3, 32, 32), Pairs)
