@@ -230,9 +230,12 @@ def _typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> Non
         group, literal = key.split(".")[0], None
         if key not in spine.SPINE and group not in known:
             raise _slips().unknown(key, value, spine.KEYS, None, own)
-        for word in words.several(chosen.get(group)) if key not in spine.SPINE else ():
-            own_keys = words.literals(group, word, own)
-            if key not in own_keys and not isinstance(usual.get(group), list):
+        on = words.several(chosen.get(group)) if key not in spine.SPINE else []
+        bodies = [words.literals(group, word, own) for word in on]
+        if on and isinstance(usual.get(group), list):  # several at once: any may have the key
+            on, bodies = [",".join(on)], [{k: v for body in bodies for k, v in body.items()}]
+        for word, own_keys in zip(on, bodies, strict=True):
+            if key not in own_keys:
                 raise _slips().unknown(key, value, own_keys | spine.SPINE, word, own)
             literal = own_keys.get(key, literal)
         if not (isinstance(value, str) and "${" in value):  # settled sees it resolved
@@ -270,5 +273,9 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
             raise _slips().unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
+    weights, init = plain["model"].get("weights"), choices["init"]
+    if choices["model"] == "torchvision" and weights and init != "torch_default":
+        text = f"init={init} would draw them anew; add init=torch_default"
+        raise ConfigError(f"model.weights = {weights}: {text}")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")

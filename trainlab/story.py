@@ -45,8 +45,21 @@ class Bench:
         """For evaluation, where larger batches only save time."""
         return Batches.in_order(split, self.preprocess, max(self.cfg.batch_size, 512))
 
-    def fresh(self) -> Trainer:
-        """A Trainer at step 0: the same weights, batches and optimizer each time."""
+    def augment(self) -> Callable | None:
+        """What the training batches go through, or None."""
+        if not (nodes := self.cfg.get("augment") or {}):
+            return None
+        from trainlab.data.augment import augmented  # not for runs that take the images as they are
+
+        parts = [self.door(node) for node in nodes.values()]
+        facts = self.splits.max_value, len(self.splits.classes)
+        change, train = partial(augmented, parts, self.cfg.seed, *facts), self.splits.train
+        change(train.x[:1], train.y[:1], 0)  # what it refuses is told now, before any check
+        return change
+
+    def fresh(self, plain: bool = False) -> Trainer:
+        """A Trainer at step 0: the same weights, batches and optimizer each time; `plain` leaves
+        the augmentation out, which preflight's checks are not about."""
         cfg, train = self.cfg, self.splits.train
         size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
         batches = Batches(train, self.preprocess, size, partial(shuffled, len(train), cfg.seed))
@@ -54,6 +67,7 @@ class Bench:
         with world.init_stream(cfg.seed, 1):
             shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
             self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
+        batches.augment = None if plain else self.augment()  # after init: the same weights
         model.to(self.device)
         refuse_single_image(model, len(train), size)
         trainer = Trainer(
@@ -195,7 +209,8 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
     from trainlab.checks import run_checks  # a room: only for runs that ask for it
 
     begun = time.monotonic()
-    verdicts = run_checks({name: bench.door(node) for name, node in nodes.items()}, bench.fresh)
+    checks = {name: bench.door(node) for name, node in nodes.items()}
+    verdicts = run_checks(checks, partial(bench.fresh, plain=True))
     show.verdicts(verdicts, time.monotonic() - begun)
     durable.write_json(directory / "verdicts.json", [dataclasses.asdict(v) for v in verdicts])
     for verdict in verdicts:

@@ -24,6 +24,7 @@ class Batches:
     `order(epoch)` gives the indices of one epoch: (N,), or (R, N) for a stack of R runs, whose
     batch is then x (R, B, ...), y (R, B). Every epoch has the same length. The only state is a
     cache of the current epoch's order. `per_epoch` batches make an epoch; the last may be short.
+    `augment(x, y, step)` changes the raw x and y of a step; y may become shares (B, K).
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class Batches:
         batch_size: int,
         order: Callable[[int], Tensor],
         dtype: torch.dtype = torch.float32,
+        augment: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
     ):
         self.x, self.y = split.x, split.y
         self.preprocess = preprocess.to(self.x.device, dtype).expand(self.x.shape[1:])
-        self.batch_size, self.order = batch_size, order
+        self.batch_size, self.order, self.augment = batch_size, order, augment
         self._load(0)
         self.per_epoch = len(self._indices)
 
@@ -61,18 +63,21 @@ class Batches:
             self._load(epoch)
         index = self._indices[position]
         if index.dim() == 1:
-            return self._gather(index)
-        x, y = self._gather(index.reshape(-1))
+            return self._gather(index, step)
+        x, y = self._gather(index.reshape(-1), step)
         return x.unflatten(0, index.shape), y.unflatten(0, index.shape)
 
     def inputs(self) -> Iterator[Tensor]:
         """x (B, ...) of one epoch."""
         return (self(step)[0] for step in range(self.per_epoch))
 
-    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather(self, index: Tensor, step: int) -> tuple[Tensor, Tensor]:
         # index_select: 3 us for MNIST B=128 where x[index] takes 56 (one core); the multiply-add
         # reads the uint8 pixels itself, no slower than after a conversion and one call less
-        return self.preprocess(self.x.index_select(0, index)), self.y.index_select(0, index)
+        x, y = self.x.index_select(0, index), self.y.index_select(0, index)
+        if self.augment is not None:
+            x, y = self.augment(x, y, step)
+        return self.preprocess(x), y
 
     def _load(self, epoch: int) -> None:
         order = self.order(epoch).to(self.x.device)

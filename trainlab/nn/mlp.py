@@ -11,38 +11,51 @@ from trainlab.nn.activation import sized
 
 
 def linear(
-    shape: Sequence[int],
+    inputs: Sequence[int],
     classes: int,
     activation: Callable[[], nn.Module],
     norm: Callable[[nn.Module, nn.Module], nn.Module],
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Softmax regression: (B, *shape) -> logits (B, K). It has no hidden layer, so activation and
+    """Softmax regression: (B, *inputs) -> logits (B, K). It has no hidden layer, so activation and
     norm are unused."""
     if dropout:
         raise ConfigError(
             f"model.dropout = {dropout}: model=linear has no hidden layer; use 0 or model=mlp"
         )
-    return mlp(shape, classes, activation, norm, widths=[])
+    return mlp(inputs, classes, activation, norm, widths=[])
 
 
 def mlp(
-    shape: Sequence[int],
+    inputs: Sequence[int],
     classes: int,
     activation: Callable[[], nn.Module],
     norm: Callable[[nn.Module, nn.Module], nn.Module],
     widths: Sequence[int] = (128, 64),
     dropout: float = 0.0,
+    depth: int | None = None,
+    shape: str = "rectangle",
+    budget: int | None = None,
 ) -> nn.Module:
-    """(B, *shape) -> logits (B, K): linear, norm, activation, dropout for each width, then a
-    linear head."""
-    layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
-    before = math.prod(shape)
-    for depth, width in enumerate(widths, 1):
-        outputs, after = sized(activation, width)
-        layers.append((f"hidden{depth}", norm(nn.Linear(before, outputs), after)))
-        if dropout:
-            layers.append((f"dropout{depth}", nn.Dropout(dropout)))
-        before = width
-    layers.append(("head", nn.Linear(before, classes)))
-    return nn.Sequential(OrderedDict(layers))
+    """(B, *inputs) -> logits (B, K): linear, norm, activation, dropout for each width, then a
+    linear head. With `depth` the widths are those of `shape` that fit `budget` parameters."""
+
+    def build(widths: Sequence[int]) -> nn.Module:
+        layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
+        before = math.prod(inputs)
+        for level, width in enumerate(widths, 1):
+            out, function = sized(activation, width)
+            layers.append((f"hidden{level}", norm(nn.Linear(before, out), function)))
+            if dropout:
+                layers.append((f"dropout{level}", nn.Dropout(dropout)))
+            before = width
+        layers.append(("head", nn.Linear(before, classes)))
+        return nn.Sequential(OrderedDict(layers))
+
+    if depth is None and budget is None:
+        return build(widths)
+    if depth is None:
+        raise ConfigError(f"model.budget = {budget}: needs the number of layers; add model.depth=3")
+    from trainlab.nn import budget as solver  # not for runs that give their widths
+
+    return build(solver.widths(build, depth, shape, budget))

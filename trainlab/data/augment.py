@@ -1,0 +1,203 @@
+"""Augmentation of training batches: every sample has its own draw. Named by conf/augment/.
+
+A word takes raw x (before the preprocessing), y and a `Draw`, and returns x and y of the same B. It
+keeps uint8 where it only moves pixels and gives float32 where it computes; values stay within 0 to
+max_value. Letters: B batch, C channels, H W image, F features, K classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainlab.errors import ConfigError
+from trainlab.world import number
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one word at one step, and what it must know of the data: `max_value`
+    is the largest value of a pixel, `classes` is K."""
+
+    generator: torch.Generator
+    max_value: float
+    classes: int
+
+    def uniform(self, n: int, low: float, high: float) -> Tensor:
+        """(n,) float32 in low .. high."""
+        u = torch.rand(n, generator=self.generator, device=self.generator.device)
+        return low + (high - low) * u
+
+    def integers(self, n: int, low: int, high: int) -> Tensor:
+        """(n,) int64 in low .. high - 1."""
+        device = self.generator.device
+        return torch.randint(low, high, (n,), generator=self.generator, device=device)
+
+    def beta(self, n: int, alpha: float) -> Tensor:
+        """(n,) float32 from Beta(alpha, alpha), the law of the first of two Dirichlet shares."""
+        # torch.distributions takes no generator; in float64 as float32 is 0/0 for small alpha
+        both = torch.full((n, 2), alpha, dtype=torch.float64, device=self.generator.device)
+        return torch._sample_dirichlet(both, self.generator)[:, 0].float()
+
+    def partners(self, n: int) -> Tensor:
+        """(n,) a permutation: with whom each sample is mixed."""
+        return torch.randperm(n, generator=self.generator, device=self.generator.device)
+
+
+Part = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
+
+
+def augmented(
+    parts: Sequence[Part],
+    seed: int,
+    max_value: float,
+    classes: int,
+    x: Tensor,
+    y: Tensor,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """x (B, ...) and y of one step after all words in their order; y (B,) int64, or (B, K) shares.
+
+    A pure function of (seed, step): nothing is saved, and no other stream is touched.
+    """
+    for position, part in enumerate(parts):
+        generator = torch.Generator(x.device).manual_seed(number(seed, "augment", step, position))
+        x, y = part(x, y, Draw(generator, max_value, classes))
+    return x, y
+
+
+def unsafe(words: Iterable[str], keeps: Iterable[str]) -> list[str]:
+    """Those of the words under which this data set does not say that a label stays true."""
+    return [word for word in words if word not in keeps]
+
+
+def flip(x: Tensor, y: Tensor, draw: Draw, p: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Left for right with probability p. Krizhevsky et al. 2012, section 4.1."""
+    _images(x, "flip")
+    chosen = draw.uniform(len(x), 0, 1) < p
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x), y
+
+
+def shift(
+    x: Tensor, y: Tensor, draw: Draw, pixels: int = 2, fill: str = "edge"
+) -> tuple[Tensor, Tensor]:
+    """Moved by up to `pixels` up or down and left or right; what comes in is the last row or
+    column again (`edge`) or 0 (`zero`). Simard, Steinkraus and Platt 2003."""
+    _images(x, "shift")
+    padded = _edged(x, pixels) if fill == "edge" else functional.pad(x, (pixels,) * 4)
+    return _windows(padded, draw, 2 * pixels, x.shape), y
+
+
+def pad_crop(x: Tensor, y: Tensor, draw: Draw, pad: int = 4) -> tuple[Tensor, Tensor]:
+    """`pad` rows and columns of 0 on each side, then a crop of the old size from anywhere.
+    He et al. 2016, section 4.2."""
+    _images(x, "pad_crop")
+    return _windows(functional.pad(x, (pad,) * 4), draw, 2 * pad, x.shape), y
+
+
+def rotate(x: Tensor, y: Tensor, draw: Draw, degrees: float = 15.0) -> tuple[Tensor, Tensor]:
+    """Turned about the centre by -degrees .. degrees, bilinear, 0 outside. Simard et al. 2003."""
+    _images(x, "rotate")
+    return turned(x, draw.uniform(len(x), -degrees, degrees)).clamp_(0, draw.max_value), y
+
+
+def noise(x: Tensor, y: Tensor, draw: Draw, std: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Gaussian noise: `std` times max_value for images, which are clamped to their range; `std` in
+    each feature's own unit for tables. Bishop 1995."""
+    z = torch.randn(x.shape, generator=draw.generator, device=x.device)
+    if x.dim() == 2:
+        return x + std * z, y
+    return (x + std * draw.max_value * z).clamp_(0, draw.max_value), y
+
+
+def cutout(x: Tensor, y: Tensor, draw: Draw, size: int = 4) -> tuple[Tensor, Tensor]:
+    """A square of `size` pixels set to 0; its centre is anywhere in the image, so that it may hang
+    over the edge. DeVries and Taylor 2017."""
+    _images(x, "cutout")
+    return x.masked_fill(_box(x, draw, *[torch.full((len(x),), size, device=x.device)] * 2), 0), y
+
+
+def jitter(
+    x: Tensor, y: Tensor, draw: Draw, brightness: float = 0.2, contrast: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """All pixels times 1 - brightness .. 1 + brightness, then the distance from the image's mean
+    times 1 - contrast .. 1 + contrast, clamped. Howard 2013."""
+    _images(x, "jitter")
+    light, factor = (
+        draw.uniform(len(x), 1 - d, 1 + d).view(-1, 1, 1, 1) for d in (brightness, contrast)
+    )
+    x = (x * light).clamp_(0, draw.max_value)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return torch.lerp(mean, x, factor).clamp_(0, draw.max_value), y
+
+
+def mixup(x: Tensor, y: Tensor, draw: Draw, alpha: float = 0.2) -> tuple[Tensor, Tensor]:
+    """share * x + (1 - share) * x of a partner, labels likewise, share ~ Beta(alpha, alpha) of each
+    sample. Zhang et al. 2018. Returns y (B, K)."""
+    share, partner = draw.beta(len(x), alpha), draw.partners(len(x))
+    weight = share.view(-1, *[1] * (x.dim() - 1))
+    return weight * x + (1 - weight) * x[partner], _mixed(y, partner, share, draw.classes)
+
+
+def cutmix(x: Tensor, y: Tensor, draw: Draw, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A box of a partner's image, of the area 1 - share with share ~ Beta(alpha, alpha), anywhere;
+    labels by the area that is left. Yun et al. 2019. Returns y (B, K)."""
+    _images(x, "cutmix")
+    side, partner = (1 - draw.beta(len(x), alpha)).sqrt(), draw.partners(len(x))
+    box = _box(x, draw, *((n * side).long() for n in x.shape[2:]))
+    share = 1 - box.float().mean((1, 2, 3))  # what hangs over the edge is not taken
+    return torch.where(box, x[partner], x), _mixed(y, partner, share, draw.classes)
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, C, H, W), each turned anticlockwise by its angle (B,), in degrees; float32."""
+    height, width = x.shape[2:]
+    a = angles * (math.pi / 180)
+    cos, sin, zero = a.cos(), a.sin(), torch.zeros_like(a)
+    # where each pixel comes from, in units of half the width and half the height
+    across = torch.stack([cos, -sin * height / width, zero], 1)
+    down = torch.stack([sin * width / height, cos, zero], 1)
+    grid = functional.affine_grid(torch.stack([across, down], 1), x.shape, align_corners=False)
+    return functional.grid_sample(x.float(), grid, align_corners=False)
+
+
+def _images(x: Tensor, word: str) -> None:
+    if x.dim() != 4:
+        raise ConfigError(
+            f"augment = {word}: needs images (C, H, W), the data has shape {tuple(x.shape[1:])}; "
+            "use augment=noise or augment=mixup"
+        )
+
+
+def _edged(x: Tensor, pad: int) -> Tensor:
+    """x (B, C, H, W) with its outermost rows and columns repeated; torch's pad takes no uint8."""
+    for dim in (2, 3):
+        index = torch.arange(-pad, x.shape[dim] + pad, device=x.device)
+        x = x.index_select(dim, index.clamp_(0, x.shape[dim] - 1))
+    return x
+
+
+def _windows(padded: Tensor, draw: Draw, most: int, shape: torch.Size) -> Tensor:
+    """One window (H, W) of each padded image, its corner uniform over 0 .. most twice."""
+    top, left = (draw.integers(shape[0], 0, most + 1) for _ in range(2))
+    views = padded.unfold(2, shape[2], 1).unfold(3, shape[3], 1)  # (B, C, rows, columns, H, W)
+    return views[torch.arange(shape[0], device=padded.device), :, top, left]
+
+
+def _box(x: Tensor, draw: Draw, height: Tensor, width: Tensor) -> Tensor:
+    """(B, 1, H, W), true in a box of each image's own height and width (B,) about a pixel drawn."""
+    inside = []
+    for n, length in zip(x.shape[2:], (height, width), strict=True):
+        start = (draw.integers(len(x), 0, n) - length // 2)[:, None]
+        at = torch.arange(n, device=x.device)
+        inside.append((at >= start) & (at < start + length[:, None]))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+
+def _mixed(y: Tensor, partner: Tensor, share: Tensor, classes: int) -> Tensor:
+    """Class shares (B, K), also of labels that are shares already."""
+    y = y if y.is_floating_point() else functional.one_hot(y, classes).float()
+    return torch.lerp(y[partner], y, share[:, None])
