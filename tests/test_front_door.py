@@ -119,7 +119,7 @@ REFUSED = {
     "activatoin=elu": "did you mean activation=elu?",
     "activation=eluu": "did you mean activation=elu?",
     "activation=elu activation.alpah=2": "did you mean activation.alpha=2?",
-    "activation.alpha=2": "activation=relu has no alpha (elu: yes)",
+    "activation.alpha=2": "activation=relu has no alpha (celu, elu: yes)",
     "lr=0.1": "did you mean optim.lr=0.1?",
     "learning_rate=0.1": "did you mean optim.lr=0.1?",
     "optimizer=adam": "did you mean optim=adam?",
