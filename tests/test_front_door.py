@@ -119,7 +119,7 @@ REFUSED = {
     "activatoin=elu": "did you mean activation=elu?",
     "activation=eluu": "did you mean activation=elu?",
     "activation=elu activation.alpah=2": "did you mean activation.alpha=2?",
-    "activation.alpha=2": "activation=relu has no alpha (elu: yes)",
+    "activation.alpha=2": "activation=relu has no alpha (celu, elu: yes)",
     "lr=0.1": "did you mean optim.lr=0.1?",
     "betas=[0.9,0.99]": "did you mean optim.betas=[0.9,0.99]?",
     "hidden=32": "did you mean model.widths=[32]?",

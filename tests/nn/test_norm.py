@@ -138,6 +138,8 @@ def test_weight_norm_is_torchs_and_its_gain_is_the_length_of_each_row():
         g.mul_(2)
         v.mul_(7)
     torch.testing.assert_close(block.layer.weight, 2 * plain.weight)
+    # a penalty on g is one on the effective weights; one on v changes nothing but the steps of v
+    torch.testing.assert_close(g.square().sum(), block.layer.weight.square().sum())
     x = torch.randn(5, 6)
     torch.testing.assert_close(block(x), (2 * x @ plain.weight.T + plain.bias).relu())
 
