@@ -21,7 +21,7 @@ ROWS = [
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "rundir", "build", "spine",
-     "errors", "data", "show", "words", "slips", "fixes", "picture", "speed"),
+     "errors", "data", "show", "words", "slips", "fixes", "speed"),
 ]  # fmt: skip
 ROOMS = {
     "checks": ["preflight=none"],

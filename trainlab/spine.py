@@ -22,6 +22,8 @@ CADENCE = {
 }
 FACTOR = {"form": r"[^:]+:\d*\.?\d+(e-?\d+)?", "says": "pattern:factor, such as head*:10"}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+BATCH = {"form": r"full|[1-9]\d{0,8}", "says": "full or a whole number >= 1"}
+PRECISIONS, STATISTICS = ("fp32", "tf32", "bf16", "fp16"), ("ema", "full_pass")
 SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -85,30 +87,15 @@ SPINE = {
     "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
     "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
-    "batch_size": Key(
-        str,
-        32,
-        "samples a step",
-        "samples",
-        form=r"full|[1-9]\d{0,8}",
-        says="full or a number >= 1",
-    ),
+    "batch_size": Key(str, 32, "samples a step", "samples", **BATCH),
     "accumulate": Key(int, 1, "parts a batch is taken in: the same gradient", ge=1, le=2**20),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
     "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
-    "penalty.l2": Key(
-        float, 0.0, "adds l2/2 * |parameters|^2 to the loss; equals SGD's weight_decay", ge=0
-    ),
-    "clip.norm": Key(
-        float, None, "largest joint L2 norm of the gradients; null: any", gt=0, null=True
-    ),
-    "clip.value": Key(float, None, "largest element of a gradient; null: any", gt=0, null=True),
-    "clip.adaptive": Key(
-        float, None, "largest gradient of a unit, as a share of its weights", gt=0, null=True
-    ),
-    "constraint.max_norm": Key(
-        float, None, "largest norm of a unit's incoming weights", gt=0, null=True
-    ),
+    "penalty.l2": Key(float, 0.0, "adds l2/2 * |weights|^2; equals SGD's weight_decay", ge=0),
+    "clip.norm": Key(float, None, "largest joint L2 norm of the gradients", gt=0, null=True),
+    "clip.value": Key(float, None, "largest element of a gradient", gt=0, null=True),
+    "clip.adaptive": Key(float, None, "largest gradient of a unit, in its norm", gt=0, null=True),
+    "constraint.max_norm": Key(float, None, "of a unit's incoming weights", gt=0, null=True),
     "constraint.unit_norm": Key(bool, False, "a unit's incoming weights have norm 1"),
     "groups.lr": Key(str, [], "factors on lr by parameter name, [head*:10]", each=True, **FACTOR),
     "groups.decay": Key(str, [], "factors on weight_decay, [*bias:1]", each=True, **FACTOR),
@@ -116,20 +103,9 @@ SPINE = {
     "groups.layer_decay": Key(float, 1.0, "lr of each layer, of that above it", gt=0, le=1),
     "groups.decay_all": Key(bool, False, "weight decay for biases and norms too"),
     "average.ema": Key(float, None, "running average of the weights, 0.999", gt=0, lt=1, null=True),
-    "average.swa": Key(
-        float, None, "plain average of the weights from this fraction on", ge=0, lt=1, null=True
-    ),
-    "early_stop.patience": Key(
-        int,
-        None,
-        "ends when `monitor` has not improved for so long",
-        "evaluations",
-        ge=1,
-        null=True,
-    ),
-    "precision": Key(
-        str, "fp32", "of products; weights stay fp32", choices=("fp32", "tf32", "bf16", "fp16")
-    ),
+    "average.swa": Key(float, None, "mean of them from this fraction on", ge=0, lt=1, null=True),
+    "early_stop.patience": Key(int, None, "without a better one", "evaluations", ge=1, null=True),
+    "precision": Key(str, "fp32", "of products; weights stay fp32", choices=PRECISIONS),
     "compile": Key(bool, False, "torch.compile: seconds once, then faster steps"),
     "channels_last": Key(bool, False, "memory layout of images, faster for convolutions"),
     "log.smooth": Key(float, 0.98, "beta of the smoothed training loss; 0: none", ge=0, lt=1),
@@ -137,107 +113,73 @@ SPINE = {
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
     "evaluate.statistics": Key(
-        str, "ema", "of batch norm: running, or of a pass over train", choices=("ema", "full_pass")
+        str, "ema", "of batch norm: running, or of train", choices=STATISTICS
     ),
     "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
-    "checkpoint.every": Key(
-        str, None, "saves at fixed steps too; null: only by the clock", **CADENCE, null=True
-    ),
-    "checkpoint.seconds": Key(
-        float, 10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0
-    ),
+    "checkpoint.every": Key(str, None, "saves at fixed steps too", **CADENCE, null=True),
+    "checkpoint.seconds": Key(float, 10.0, "or 50 times what a save takes", "seconds", gt=0),
     "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
     "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
     "resume_allow": Key(str, [], "keys that may differ from the resumed run", each=True),
     "trust": Key(str, [], "your packages a _target_ may name", form=PACKAGE, each=True),
 }
-COMMON = {
-    "activation.alpha": Key(float, gt=0),
-    "activation.beta": Key(float, gt=0),
-    "activation.lower": Key(float, ge=0, le=0.25),
-    "activation.max_val": Key(float, gt=0),
-    "activation.min_val": Key(float, le=0),
-    "activation.negative_slope": Key(float, ge=0),
-    "activation.per": Key(str, choices=("layer", "channel")),
-    "activation.pieces": Key(int, ge=2, le=1024),
-    "activation.slope": Key(float, ge=0),
-    "activation.threshold": Key(float, gt=0),
-    "activation.upper": Key(float, ge=0.25),
-    "activation.approximate": Key(str, choices=("none", "tanh")),
-    "init.gain": Key(float, gt=0, choices=("auto",)),
-    "init.head": Key(str, choices=("same", "zero", "gaussian")),
-    "init.bias": Key(float, choices=("prior",), null=True),
-    "init.zero_gamma": Key(bool),
-    "init.tolerance": Key(float, gt=0),
-    "init.tries": Key(int, ge=1, le=1000),
-    "init.weight.std": Key(float, gt=0),
-    "init.weight.scale": Key(float, gt=0),
-    "init.weight.a": Key(float, le=0),
-    "init.weight.b": Key(float, ge=0),
-    "init.weight.val": Key(float),
-    "init.weight.fan": Key(str, choices=("in", "out", "mean")),
-    "init.weight.mode": Key(str, choices=("fan_in", "fan_out")),
-    "init.weight.nonlinearity": Key(str, choices=("linear",)),
-    "norm.groups": Key(int, ge=1, le=2**20),
-    "norm.momentum": Key(float, gt=0, le=1),
-    "norm.eps": Key(float, gt=0),
-    "norm.place": Key(str, choices=("before", "after")),
-    "data.root": Key(str, null=True),
-    "data.download": Key(bool),
-    "data.split_seed": Key(int, ge=0, le=SEEDS),
-    "data.val_size": Key(int, ge=1),
-    "augment.flip.p": Key(float, ge=0, le=1),
-    "augment.shift.pixels": Key(int, ge=0, le=2**10),
-    "augment.shift.fill": Key(str, choices=("edge", "zero")),
-    "augment.pad_crop.pad": Key(int, ge=0, le=2**10),
-    "augment.rotate.degrees": Key(float, ge=0, le=180),
-    "augment.noise.std": Key(float, ge=0),
-    "augment.cutout.size": Key(int, ge=0, le=2**10),
-    "augment.jitter.brightness": Key(float, ge=0, le=1),
-    "augment.jitter.contrast": Key(float, ge=0, le=1),
-    "augment.mixup.alpha": Key(float, gt=0),
-    "augment.cutmix.alpha": Key(float, gt=0),
-    "model.widths": Key(int, ge=1, le=2**20, each=True),
-    "model.channels": Key(int, ge=1, le=2**20, each=True),
-    "model.dropout": Key(float, ge=0, lt=1),
-    "model.drop_path": Key(float, ge=0, lt=1),
-    "model.depth": Key(int, ge=1, le=1000, null=True),
-    "model.shape": Key(str, choices=("rectangle", "funnel", "inverted")),
-    "model.budget": Key(int, ge=1, null=True),
-    "model.name": Key(str),
-    "model.weights": Key(str, null=True),
-    "loss.label_smoothing": Key(float, ge=0, lt=1),
-    "loss.margin": Key(float, gt=0),
-    "loss.gamma": Key(float, ge=0),
-    "optim.lr": Key(float, gt=0),
-    "optim.weight_decay": Key(float, ge=0),
-    "optim.momentum": Key(float, ge=0, lt=1),
-    **dict.fromkeys(("optim.nesterov", "optim.amsgrad"), Key(bool)),
-    **dict.fromkeys(("optim.alpha", "optim.rho"), Key(float, ge=0, lt=1)),
-    **dict.fromkeys(("optim.eta", "optim.gamma", "optim.momentum_decay"), Key(float, ge=0)),
-    **dict.fromkeys(("optim.trust", "optim.adam_lr"), Key(float, gt=0)),
-    **dict.fromkeys(("optim.max_iter", "optim.history_size"), Key(int, ge=1, le=10_000)),
-    "optim.newton_schulz": Key(int, ge=1, le=100),
-    "optim.line_search_fn": Key(str, choices=("strong_wolfe",), null=True),
-    "optim.seed": Key(int, ge=0, le=SEEDS),
-    "optim.betas": Key(float, ge=0, lt=1, each=True),
-    "optim.eps": Key(float, gt=0),
-    "schedule.drops": Key(float, gt=0, lt=1, each=True),
-    "schedule.factor": Key(float, gt=0, le=1),
-    **dict.fromkeys(
-        ("schedule.final", "schedule.start", "schedule.low", "schedule.peak"),
-        Key(float, ge=0, le=1),
-    ),
-    "schedule.at": Key(float, ge=0, le=1, each=True),
-    "schedule.factors": Key(float, ge=0, each=True),
-    **dict.fromkeys(("schedule.rate", "schedule.threshold"), Key(float, ge=0)),
-    **dict.fromkeys(("schedule.growth", "schedule.power"), Key(float, gt=0, le=100)),
-    "schedule.cycles": Key(int, ge=1, le=100),
-    "schedule.decay": Key(float, gt=0, le=1),
-    **dict.fromkeys(("schedule.patience", "schedule.cooldown"), Key(int, ge=0)),
-    "schedule.warmup": Key(float, ge=0, lt=1),
-}
+# type and range of the keys that stand in the files of words
+RANGES = {
+    Key(bool): "init.zero_gamma data.download optim.nesterov optim.amsgrad",
+    Key(float, gt=0): """
+        activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
+        init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
+        loss.margin optim.lr optim.trust optim.adam_lr optim.eps""",
+    Key(float, ge=0): """
+        activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
+        optim.weight_decay optim.eta optim.gamma optim.momentum_decay schedule.rate
+        schedule.threshold""",
+    Key(float, ge=0, le=1): """
+        augment.flip.p augment.jitter.brightness augment.jitter.contrast schedule.final
+        schedule.start schedule.low schedule.peak""",
+    Key(float, ge=0, lt=1): """
+        model.dropout model.drop_path loss.label_smoothing optim.momentum optim.alpha optim.rho
+        schedule.warmup""",
+    Key(float, gt=0, le=1): "norm.momentum schedule.factor schedule.decay",
+    Key(float, le=0): "activation.min_val init.weight.a",
+    Key(float, gt=0, le=100): "schedule.growth schedule.power",
+    Key(float, ge=0, le=0.25): "activation.lower",
+    Key(float, ge=0.25): "activation.upper",
+    Key(float, gt=0, choices=("auto",)): "init.gain",
+    Key(float, choices=("prior",), null=True): "init.bias",
+    Key(float): "init.weight.val",
+    Key(float, ge=0, le=180): "augment.rotate.degrees",
+    Key(float, ge=0, lt=1, each=True): "optim.betas",
+    Key(float, gt=0, lt=1, each=True): "schedule.drops",
+    Key(float, ge=0, le=1, each=True): "schedule.at",
+    Key(float, ge=0, each=True): "schedule.factors",
+    Key(int, ge=0, le=1024): "augment.shift.pixels augment.pad_crop.pad augment.cutout.size",
+    Key(int, ge=0, le=SEEDS): "data.split_seed optim.seed",
+    Key(int, ge=1, le=2**20, each=True): "model.widths model.channels",
+    Key(int, ge=1, le=10000): "optim.max_iter optim.history_size",
+    Key(int, ge=1, le=100): "optim.newton_schulz schedule.cycles",
+    Key(int, ge=0): "schedule.patience schedule.cooldown",
+    Key(int, ge=2, le=1024): "activation.pieces",
+    Key(int, ge=1, le=1000): "init.tries",
+    Key(int, ge=1, le=2**20): "norm.groups",
+    Key(int, ge=1): "data.val_size",
+    Key(int, ge=1, le=1000, null=True): "model.depth",
+    Key(int, ge=1, null=True): "model.budget",
+    Key(str, null=True): "data.root model.weights",
+    Key(str, choices=("layer", "channel")): "activation.per",
+    Key(str, choices=("none", "tanh")): "activation.approximate",
+    Key(str, choices=("same", "zero", "gaussian")): "init.head",
+    Key(str, choices=("in", "out", "mean")): "init.weight.fan",
+    Key(str, choices=("fan_in", "fan_out")): "init.weight.mode",
+    Key(str, choices=("linear",)): "init.weight.nonlinearity",
+    Key(str, choices=("before", "after")): "norm.place",
+    Key(str, choices=("edge", "zero")): "augment.shift.fill",
+    Key(str, choices=("rectangle", "funnel", "inverted")): "model.shape",
+    Key(str): "model.name",
+    Key(str, choices=("strong_wolfe",), null=True): "optim.line_search_fn",
+}  # fmt: skip
+COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()}
 KEYS = SPINE | COMMON
 # what may differ between a run and its resumption; of the data, its own digest is compared
 HARMLESS = (
