@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainlab import checkpoint, words, world
+from trainlab import checkpoint, restore, words, world
 from trainlab.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def test_a_word_resumes_bit_for_bit(group, word, images):
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
     state = world.random_state()
-    checkpoint.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
+    restore.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
     world.restore_random_state(*copy.deepcopy(state))
     steps(again, 4)
     for name, expected in whole.model.state_dict().items():

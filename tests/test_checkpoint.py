@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from trainlab import checkpoint, durable
+from trainlab import checkpoint, durable, restore
 from trainlab.errors import CheckpointError
 
 
@@ -22,7 +22,7 @@ def save(folder, step, best_step=0):
 
 def test_what_was_saved_comes_back(tmp_path):
     save(tmp_path, 7, best_step=5)
-    found, wrong = checkpoint.newest(tmp_path)
+    found, wrong = restore.newest(tmp_path)
     assert (found.step, found.facts["odd"], found.facts["best_step"], wrong) == (7, 1 / 3, 5, [])
     for name, tensor in tensors(7).items():
         assert torch.equal(found.tensors[name], tensor)
@@ -53,11 +53,11 @@ def test_best_weights_that_did_not_change_are_written_once(tmp_path, monkeypatch
 
 
 def test_none_is_no_error_and_all_damaged_is(tmp_path):
-    assert checkpoint.newest(tmp_path) == (None, [])
+    assert restore.newest(tmp_path) == (None, [])
     save(tmp_path, 1)
     (tmp_path / "ckpt-00000001.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
-        checkpoint.newest(tmp_path)
+        restore.newest(tmp_path)
 
 
 def damage(path, rng):
@@ -82,7 +82,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, seed):
     save(tmp_path, 2, 2)
     doomed = rng.choice(sorted(p for p in tmp_path.iterdir() if "2" in p.name))
     damage(doomed, rng)
-    found, wrong = checkpoint.newest(tmp_path)
+    found, wrong = restore.newest(tmp_path)
     assert found.step == 1
     assert len(wrong) == 1
     assert doomed.name in wrong[0]
@@ -93,7 +93,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format 99, this trainlab reads 1"):
-        checkpoint.newest(tmp_path)
+        restore.newest(tmp_path)
 
 
 def test_a_kill_between_any_two_system_calls_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_kill_between_any_two_system_calls_leaves_a_whole_checkpoint(tmp_path,
             else:
                 assert stop_at > 8  # three files of three calls each, then the removals
                 break
-        found, _ = checkpoint.newest(folder)
+        found, _ = restore.newest(folder)
         assert found.step in (2, 3)
         for name, tensor in tensors(found.step).items():
             assert torch.equal(found.tensors[name], tensor)

@@ -20,8 +20,8 @@ ROWS = [
     ("story", "finished", "keeper", "regular"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
-    ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "rundir", "build", "spine",
-     "errors", "data", "show", "words", "slips", "fixes", "speed"),
+    ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",
+     "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed"),
 ]  # fmt: skip
 ROOMS = {
     "checks": ["preflight=none"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from forked import finish, start
 
-from trainlab import checkpoint
+from trainlab import checkpoint, restore
 
 SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15",
          "evaluate.every=20",
@@ -130,7 +130,7 @@ def interrupted(tmp_path_factory):
         _, status = os.waitpid(pid, 0)
         run = stopped / str(attempt)
         if os.waitstatus_to_exitcode(status) == 143 and (run / "checkpoints").exists():
-            found, _ = checkpoint.newest(run / "checkpoints")
+            found, _ = restore.newest(run / "checkpoints")
             if 25 < found.step < 140 and found.step % 7 and found.best:
                 return run, expected
     pytest.fail("no SIGTERM hit the middle of the run")
@@ -181,7 +181,7 @@ def resumed_without(run: Path, where: Path, leave_out) -> dict | None:
     refused."""
     shutil.copytree(run, where / "run")
     folder = where / "run" / "checkpoints"
-    found, _ = checkpoint.newest(folder)
+    found, _ = restore.newest(folder)
     tensors, best, facts = (
         dict(found.tensors),
         dict(found.best),

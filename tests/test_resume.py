@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forked import finish, start
 
-from trainlab import checkpoint
+from trainlab import restore
 
 RECIPE = ["preflight=none", "probe=none", "model.widths=[16]", "epochs=1000", "log.every=10"]
 
@@ -36,7 +36,7 @@ def stop_after(where: Path, number: signal.Signals, *arguments: str) -> int:
 )
 def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_one_line(tmp_path, number, code):
     assert stop_after(tmp_path, number) == code
-    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    found, _ = restore.newest(tmp_path / "run" / "checkpoints")
     last = told(tmp_path).strip().splitlines()[-1]
     assert last.startswith(
         f"trainlab: stopped by {number.name} at step {found.step}, checkpoint saved"
@@ -73,7 +73,7 @@ def test_another_recipe_is_refused(stopped, tmp_path, typed, words):
 
 
 def test_a_change_that_is_allowed_goes_on(stopped, tmp_path):
-    step = checkpoint.newest(stopped / "checkpoints")[0].step
+    step = restore.newest(stopped / "checkpoints")[0].step
     typed = [
         f"resume={stopped}",
         "optim.lr=0.01",
@@ -138,7 +138,7 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path, monke
         stop_after(where, signal.SIGTERM, f"optim.lr={lr}")
         folder.parent.mkdir(exist_ok=True)
         (where / "run").rename(folder)
-    step = checkpoint.newest(mine / "checkpoints")[0].step
+    step = restore.newest(mine / "checkpoints")[0].step
     code, _ = finish([*RECIPE, "optim.lr=0.05", "resume=auto", f"max_steps={step + 3}"], tmp_path)
     assert code == 0, told(tmp_path)
     assert json.loads((mine / "summary.json").read_text())["steps"] == step + 3
@@ -155,7 +155,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
     assert (run / "status.json").read_bytes() == status
     assert (run / "config.yaml").read_bytes() == config
     assert not list(run.glob(".hydra/resume-*"))
-    step = checkpoint.newest(run / "checkpoints")[0].step
+    step = restore.newest(run / "checkpoints")[0].step
     assert finish([f"resume={run}", f"max_steps={step + 1}"], tmp_path)[0] == 0, told(tmp_path)
 
 
@@ -205,5 +205,5 @@ def test_a_disk_that_is_full_for_a_while_is_tried_again(tmp_path, monkeypatch, c
         f"trainlab: warning: step {step}" for step in (10, 20)
     ]
     assert len(lines) == (2 if code == 0 else 3)
-    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    found, _ = restore.newest(tmp_path / "run" / "checkpoints")
     assert (found.step if found else 0) == (50 if code == 0 else 0)

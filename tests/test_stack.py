@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainlab import checkpoint
+from trainlab import checkpoint, restore
 from trainlab import stack as stacks
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.preprocess import standardize
@@ -168,7 +168,7 @@ def test_a_stack_goes_on_from_its_checkpoint_bit_for_bit():
     for _ in range(37):
         half.step(*half.batches(half.at))
     tensors, numbers = checkpoint.state_of(half)
-    checkpoint.restore(again, {k: t.clone() for k, t in tensors.items()}, half.best, numbers)
+    restore.restore(again, {k: t.clone() for k, t in tensors.items()}, half.best, numbers)
     rows_of(again)
     for mine, theirs in zip(again.params, whole.params, strict=True):
         assert torch.equal(mine, theirs)

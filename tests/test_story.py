@@ -8,7 +8,7 @@ import torch
 from forked import finish
 
 import trainlab
-from trainlab import checkpoint
+from trainlab import restore
 from trainlab.errors import ConfigError
 from trainlab.log import rows
 
@@ -29,7 +29,7 @@ def final(where, net, watchers):
     words = [*NETS[net], "max_steps=200", f"hydra.run.dir={run}", *watchers]
     code, _ = finish(words, where)
     assert code == 0, (where / "output.txt").read_text()
-    found, _ = checkpoint.newest(run / "checkpoints")
+    found, _ = restore.newest(run / "checkpoints")
     assert found.step == 200
     return found.tensors | {f"best.{name}": tensor for name, tensor in found.best.items()}
 
@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_ends_with_7_and_no_bad_checkpoint(tmp_path):
     assert "try optim.lr=" in last
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "diverged"
     if (tmp_path / "run" / "checkpoints").exists():
-        found, wrong = checkpoint.newest(tmp_path / "run" / "checkpoints")
+        found, wrong = restore.newest(tmp_path / "run" / "checkpoints")
         assert not wrong
         assert all(t.isfinite().all() for t in found.tensors.values())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainlab import checkpoint
+from trainlab import checkpoint, restore
 from trainlab.errors import CheckpointError, NonFiniteError
 from trainlab.train import Every, Trainer, Watch, evaluating
 
@@ -153,7 +153,7 @@ def test_state_and_restore_are_inverse_in_the_middle_of_an_interval(optimizer):
     tensors = {name: t.clone() for name, t in tensors.items()}
     numbers = json.loads(json.dumps(numbers))
     again = trainer_of(steps=20, norm=True, optimizer=optimizer)
-    checkpoint.restore(again, tensors, half.best, numbers)
+    restore.restore(again, tensors, half.best, numbers)
     later = fit(again, log=6, evaluate=4)
     assert [step for step, _ in later] == [12, 16, 18, 20]
     assert later == rows[-4:]
@@ -168,7 +168,7 @@ def test_state_and_restore_are_inverse_in_the_middle_of_an_interval(optimizer):
 def test_restore_refuses_another_architecture():
     tensors, numbers = checkpoint.state_of(trainer_of(norm=True))
     with pytest.raises(CheckpointError, match="the model has"):
-        checkpoint.restore(trainer_of(), tensors, {}, numbers)
+        restore.restore(trainer_of(), tensors, {}, numbers)
 
 
 def test_evaluation_leaves_every_modules_own_mode():

@@ -8,7 +8,7 @@ import torch
 from test_train import batches_of, fit, trainer_of
 from torch import nn
 
-from trainlab import checkpoint, speed
+from trainlab import checkpoint, restore, speed
 from trainlab.errors import ConfigError
 from trainlab.train import hits
 
@@ -115,7 +115,7 @@ def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
     again = new()
-    checkpoint.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
+    restore.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
     later = fit(again, log=6, evaluate=4)
     assert later[-1][0] == whole.at
     assert torch.equal(again.average.total, whole.average.total)
@@ -128,7 +128,7 @@ def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
     for name in ("smoothed", "average.total"):
         short = {key: t for key, t in tensors.items() if key != name}
         with pytest.raises(KeyError):
-            checkpoint.restore(new(), short, half.best, numbers)
+            restore.restore(new(), short, half.best, numbers)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])

@@ -9,11 +9,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from trainlab import checkpoint
+from trainlab import restore
 from trainlab.build import Door
 from trainlab.data.preprocess import Affine
 from trainlab.errors import CheckpointError, ConfigError
-from trainlab.keeper import same
 from trainlab.show import Show
 from trainlab.story import build_network, facts, prepare
 
@@ -50,7 +49,7 @@ def evaluate(
         raise ConfigError("task = evaluate: needs a run; give resume=DIR")
     saved = _newest(directory)
     bench = prepare(cfg, door)
-    same(facts(bench), saved.facts, cfg.resume_allow)
+    restore.same(facts(bench), saved.facts, cfg.resume_allow)
     trainer = bench.fresh()
     trainer.model.load_state_dict(_weights(saved))
     results = bench.scores(trainer)
@@ -59,8 +58,8 @@ def evaluate(
     return {"results": results, "best_step": best, "directory": str(directory)}
 
 
-def _newest(run: Path) -> checkpoint.Checkpoint:
-    saved, wrong = checkpoint.newest(run / "checkpoints")
+def _newest(run: Path) -> restore.Checkpoint:
+    saved, wrong = restore.newest(run / "checkpoints")
     for text in wrong:
         warnings.warn(f"{run}: {text}; using the checkpoint before it", stacklevel=3)
     if saved is None:
@@ -70,7 +69,7 @@ def _newest(run: Path) -> checkpoint.Checkpoint:
     return saved
 
 
-def _weights(saved: checkpoint.Checkpoint) -> dict[str, torch.Tensor]:
+def _weights(saved: restore.Checkpoint) -> dict[str, torch.Tensor]:
     own = {
         name.removeprefix("model."): t
         for name, t in saved.tensors.items()

@@ -2,13 +2,11 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainlab import __version__, checkpoint, rundir, spine, world
-from trainlab.checkpoint import Checkpoint
-from trainlab.errors import CheckpointError, MachineError
+from trainlab.errors import MachineError
 from trainlab.log import Log
 from trainlab.train import Trainer
 
@@ -71,6 +69,13 @@ class Keeper:
         self.saved_at, self.saved_when = trainer.at, time.monotonic()
         self.cost = self.saved_when - begun
 
+    def go_on(self, saved: Any) -> int:
+        """Count on from a checkpoint; bytes of metrics.jsonl it stands on."""
+        self.saved_at = saved.step
+        self.begun -= saved.facts["elapsed_seconds"]
+        self.resumes = saved.facts["resumes"] + 1
+        return saved.facts["metrics_bytes"]
+
     def after(self, flag: rundir.Flag, trainer: Trainer) -> None:
         """Asked after every step: stop when a signal came, save when the time is up; saving takes
         at most 2 % of it."""
@@ -80,78 +85,6 @@ class Keeper:
             raise rundir.stopped(flag.raised, trainer.at, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
-
-    def find(self, steps: int, allowed: Sequence[str]) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
-
-        Raises CheckpointError when all are damaged, when the recipe or the data changed in a way
-        that is not allowed, and when the run of so many `steps` is already past its end.
-        """
-        saved, wrong = checkpoint.newest(self.directory / "checkpoints")
-        notes = [f"warning: {text}; using the checkpoint before it" for text in wrong]
-        if saved is None:
-            return None, notes
-        for name in (
-            *self.facts,
-            "metrics_bytes",
-            "trainer",
-            "random",
-            "elapsed_seconds",
-            "resumes",
-        ):
-            if name not in saved.facts:
-                raise self._missing(saved, name)
-        same(self.facts, saved.facts, allowed)
-        if saved.step > steps:
-            raise CheckpointError(
-                f"resume = {self.directory}: the checkpoint is at step {saved.step} and the run "
-                f"would end at {steps}: nothing to do; raise epochs or max_steps"
-            )
-        now = self.facts["environment"]
-        for key, then in saved.facts["environment"].items():
-            if now[key] != then:
-                notes.append(
-                    f"warning: {key} is {now[key]}, the checkpoint has {then}: bits may differ"
-                )
-        for key in ("epochs", "max_steps"):
-            now, then = (told["config"][key] for told in (self.facts, saved.facts))
-            if now != then:
-                notes.append(f"{key} was {then}, now {now}: schedules follow the new length")
-        return saved, [*notes, f"resumed {self.directory} at step {saved.step} of {steps}"]
-
-    def take_up(self, saved: Checkpoint, trainer: Trainer) -> int:
-        """Bring the Trainer and the random streams there; bytes of metrics.jsonl it stands on."""
-        try:
-            checkpoint.restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
-            world.restore_random_state(saved.tensors, saved.facts["random"])
-        except KeyError as error:
-            raise self._missing(saved, error) from error
-        self.saved_at = saved.step
-        self.begun -= saved.facts["elapsed_seconds"]
-        self.resumes = saved.facts["resumes"] + 1
-        return saved.facts["metrics_bytes"]
-
-    def _missing(self, saved: Checkpoint, name: object) -> CheckpointError:
-        return CheckpointError(
-            f"resume = {self.directory}: {name} is missing from the checkpoint of step "
-            f"{saved.step}; remove that checkpoint, or start again without resume"
-        )
-
-
-def same(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> None:
-    """Refuse another recipe or other data than a checkpoint's facts tell of. CheckpointError."""
-    here, there = spine.flat(now["config"]), spine.flat(then["config"])
-    for key in sorted(here.keys() | there.keys()):
-        if here.get(key) != there.get(key) and not spine.harmless(key) and key not in allowed:
-            raise CheckpointError(
-                f"{key} = {here.get(key)}: the checkpoint was made with {there.get(key)}; "
-                f"start a new run, or allow it with resume_allow=[{key}]"
-            )
-    if now["data"] != then["data"] and "data" not in allowed:
-        raise CheckpointError(
-            "data: not the data the checkpoint was made with; start a new run, "
-            "or allow it with resume_allow=[data]"
-        )
 
 
 def facts(bench: Any) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Optimizer:
                 f"{kind.__name__} does not stack: its step mixes the numbers of a tensor, or is "
                 "not in proportion to lr; run one by one"
             )
-        self.param_groups: list[dict[str, Any]] = [{"lr": lrs}]
+        self.param_groups: list[dict[str, Any]] = [{"lr": lrs, "params": self.params}]
         self.zero_grad = self.inner.zero_grad
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:

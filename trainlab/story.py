@@ -161,7 +161,9 @@ def train(
         keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
-            saved, notes = keeper.find(trainer.steps, cfg.resume_allow)
+            from trainlab import restore
+
+            saved, notes = restore.find(directory, keeper.facts, trainer.steps, cfg.resume_allow)
             for note in notes:
                 show.note(note)
         status.write("running")  # from here on this start is the run's
@@ -169,7 +171,9 @@ def train(
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")
-        kept = keeper.take_up(saved, trainer) if saved else 0
+        if saved:
+            restore.take_up(directory, saved, trainer)
+        kept = keeper.go_on(saved) if saved else 0
         log = keeper.log = stack.enter_context(Log(directory, kept))
         if kept == 0:
             log.text("recipe", words.card(cfg, choices))

@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from trainlab import checkpoint, words
+from trainlab import checkpoint, restore, words
 from trainlab.build import Door
 from trainlab.errors import ConfigError
 from trainlab.optim.descent import LARS, AnnealedNoise, MomentumEMA
@@ -80,7 +80,7 @@ def test_every_word_learns_and_goes_on_from_a_checkpoint_bit_for_bit(word, group
     fit_to(half, 6)
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
-    checkpoint.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
+    restore.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
     again.fit(Every(log=4, evaluate=4), Watch())
     assert again.at == whole.at
     for mine, theirs in zip(again.params, whole.params, strict=True):
