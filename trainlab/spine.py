@@ -21,6 +21,7 @@ CADENCE = {
     "form": r"[1-9]\d{0,11}(ep)?",
     "says": "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)",
 }
+NAMED = {"form": ".+", "says": "a name or a number", "each": True, "null": True}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
@@ -99,6 +100,16 @@ SPINE = {
     "checkpoint.seconds": Key(
         float, 10.0, "work that a kill may lose, or 50 times what a save takes", "seconds", gt=0
     ),
+    "data.train_size": Key(int, None, "fewer training samples", "samples", ge=1, null=True),
+    "data.classes": Key(str, None, "only these classes", **NAMED),
+    "data.features": Key(str, None, "only these columns of a table", **NAMED),
+    "data.label_noise": Key(float, 0.0, "share of training labels made wrong", ge=0, le=1),
+    "data.imbalance": Key(float, 1.0, "rarest to commonest class in training", gt=0, le=1),
+    "data.order": Key(str, "shuffled", "sorted: by label", choices=("shuffled", "sorted")),
+    "data.val_fraction": Key(float, None, "of training and validation", gt=0, lt=1, null=True),
+    "data.fold": Key(int, None, "validate on this of data.folds parts", ge=0, null=True),
+    "data.folds": Key(int, 5, "of cross-validation", ge=2),
+    "preprocess.test": Key(str, None, "another word for validation and test", null=True),
     "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
     "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
@@ -120,6 +131,18 @@ COMMON = {
     "data.download": Key(bool),
     "data.split_seed": Key(int, ge=0, le=SEEDS),
     "data.val_size": Key(int, ge=1),
+    "data.samples": Key(int, ge=10, le=10**7),
+    "data.noise": Key(float, ge=0),
+    "data.groups": Key(int, ge=2, le=100),
+    "data.turns": Key(float, gt=0),
+    "data.spread": Key(float, gt=0),
+    "data.size": Key(int, ge=1, le=2**14, null=True),
+    "data.memory_limit": Key(int, ge=0),
+    "data.workers": Key(int, ge=0, le=256),
+    "data.max_value": Key(float, gt=0, null=True),
+    "preprocess.eps": Key(float, gt=0),
+    "preprocess.components": Key(int, ge=1, null=True),
+    "preprocess.share": Key(float, gt=0, le=1),
     "model.widths": Key(int, ge=1, le=2**20, each=True),
     "model.channels": Key(int, ge=1, le=2**20, each=True),
     "model.dropout": Key(float, ge=0, lt=1),
@@ -140,6 +163,7 @@ KEYS = SPINE | COMMON
 HARMLESS = (
     "device.", "threads.", "epochs.", "max_steps.", "log.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
+    "data.memory_limit.", "data.workers.",
     "task.", "hydra.",
 )  # fmt: skip
 

@@ -38,17 +38,26 @@ class Bench:
     device: torch.device
     splits: Splits
     preprocess: Any
+    unlike: Any  # what validation and test go through: the same, but for preprocess.test
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample as the model gets it: (C, H, W) or (F,)."""
+        return tuple(self.preprocess.shape(self.splits.shape))
 
     def in_order(self, split: Any) -> Batches:
         """For evaluation, where larger batches only save time."""
-        return Batches.in_order(split, self.preprocess, max(self.cfg.batch_size, 512))
+        fitted = self.preprocess if split is self.splits.train else self.unlike
+        return Batches.in_order(split, fitted, max(self.cfg.batch_size, 512))
 
     def fresh(self) -> Trainer:
         """A Trainer at step 0: the same weights, batches and optimizer each time."""
         cfg, train = self.cfg, self.splits.train
         order = partial(shuffled, len(train), cfg.seed)
+        if cfg.data.order == "sorted":  # the split is, and stays so
+            order = lambda epoch: torch.arange(len(train))  # noqa: E731
         batches = Batches(train, self.preprocess, cfg.batch_size, order)
-        model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
+        model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
         with init_stream(cfg.seed, 1):
             self.door(cfg.init)(model, batches(0)[0].cpu())
         model.to(self.device)
@@ -99,12 +108,29 @@ def init_stream(seed: int, part: int) -> Iterator[None]:
         yield
 
 
+def apart(cfg: DictConfig, group: str) -> tuple[DictConfig, dict[str, Any]]:
+    """A group's node without the keys in it that trainlab itself owns, and those."""
+    node = OmegaConf.to_container(cfg[group], resolve=True)
+    own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in spine.SPINE}
+    return OmegaConf.create({group: node})[group], own
+
+
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
     device = world.join(cfg.device, cfg.threads)
-    splits = door(cfg.data)
-    preprocess = door(cfg.preprocess)(splits.train.x, splits.max_value).to(device)
-    return Bench(cfg, door, device, splits.to(device), preprocess)
+    node, options = apart(cfg, "data")
+    splits = door(node)
+    if any(value != spine.SPINE[f"data.{key}"].default for key, value in options.items()):
+        from trainlab.data.options import chosen
+
+        splits = chosen(splits, node.get("split_seed", 0), **options)
+    node, own = apart(cfg, "preprocess")
+    fitted = unlike = door(node)(splits.train.x, splits.max_value).to(device)
+    if own["test"] is not None:
+        from trainlab.data.mismatch import other
+
+        unlike = other(own["test"], door, splits, fitted).to(device)
+    return Bench(cfg, door, device, splits.to(device), fitted, unlike)
 
 
 def train(
@@ -201,7 +227,7 @@ def facts(bench: Bench) -> dict[str, Any]:
         "data": bench.splits.digest(),
         "environment": world.environment(bench.device),
         "preprocess": {name: t.tolist() for name, t in bench.preprocess.state().items()},
-        "shape": list(bench.splits.shape),
+        "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }
 
