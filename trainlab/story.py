@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from trainlab import __version__, checkpoint, durable, rundir, spine, words, world
-from trainlab.data.batches import Batches, shuffled
+from trainlab.data.batches import Batches, shuffled, unshuffled
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 from trainlab.keeper import Keeper
@@ -53,9 +53,8 @@ class Bench:
     def fresh(self) -> Trainer:
         """A Trainer at step 0: the same weights, batches and optimizer each time."""
         cfg, train = self.cfg, self.splits.train
-        order = partial(shuffled, len(train), cfg.seed)
-        if cfg.data.order == "sorted":  # the split is, and stays so
-            order = lambda epoch: torch.arange(len(train))  # noqa: E731
+        kind = shuffled if cfg.data.order == "shuffled" else unshuffled
+        order = partial(kind, len(train), cfg.seed)
         batches = Batches(train, self.preprocess, cfg.batch_size, order)
         model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
         with init_stream(cfg.seed, 1):
@@ -147,6 +146,8 @@ def train(
         bench = prepare(cfg, door)
         trainer = bench.fresh()
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
+        for notice in bench.splits.notices:
+            show.note(notice)
         keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
@@ -155,6 +156,10 @@ def train(
                 show.note(note)
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        if "file" in keeper.facts["preprocess"]:
+            from trainlab.data import kept
+
+            kept.write(directory, bench.preprocess.state())
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")
@@ -221,12 +226,18 @@ def threads_hint(bench: Bench, show: Show, seconds: float) -> None:
 def facts(bench: Bench) -> dict[str, Any]:
     """What a checkpoint holds beside the Trainer's state, so that nothing else is needed to use
     it."""
+    state = bench.preprocess.state()
+    preprocess = {name: t.tolist() for name, t in state.items() if t.numel() <= 1000}
+    if len(preprocess) < len(state):  # too large for a manifest
+        from trainlab.data import kept
+
+        preprocess = kept.named(state)
     return {
         "trainlab": __version__,
         "config": OmegaConf.to_container(bench.cfg, resolve=True),
         "data": bench.splits.digest(),
         "environment": world.environment(bench.device),
-        "preprocess": {name: t.tolist() for name, t in bench.preprocess.state().items()},
+        "preprocess": preprocess,
         "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainlab import spine
@@ -54,6 +54,7 @@ def test_digits_are_what_they_were():
     assert DIGITS.digest() == known
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.floats(0.001, 1), st.integers(0, 9), st.integers(2, 6))
 def test_label_noise_is_exact(share, seed, classes):
     y = torch.arange(300) % classes
@@ -72,6 +73,7 @@ def test_label_noise_is_uniform_over_the_others_and_in_train_alone():
     assert counts[0] == 0 and (counts[1:] - 10_000).abs().max() < 500  # 5 standard deviations
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.floats(0.01, 0.99), st.lists(st.integers(60, 200), min_size=2, max_size=6))
 def test_imbalance_is_the_profile_of_cao(ratio, counts):
     data = table(counts)
@@ -91,6 +93,7 @@ def test_imbalance_against_the_code_of_the_paper():
     assert sizes.tolist() == [int(5000 * 0.01 ** (k / 9)) for k in range(9)] + [50]
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 5))
 def test_folds_partition_what_is_trained_and_validated_on(folds, seed):
     data = table([17, 30, 9])

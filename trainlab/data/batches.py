@@ -18,6 +18,11 @@ def shuffled(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=stream(seed, "order", epoch))
 
 
+def unshuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of the split itself in every epoch (data.order=sorted)."""
+    return torch.arange(n)
+
+
 class Batches:
     """The batch of any training step, without having drawn the ones before it.
 
