@@ -22,7 +22,7 @@ class Loaded(NamedTuple):
     outputs."""
 
     model: nn.Module
-    preprocess: Affine
+    preprocess: Any  # Affine or Linear
     classes: tuple[str, ...]
 
 
@@ -35,10 +35,7 @@ def load(run: str | Path, trust: Sequence[str] = ()) -> Loaded:
     told, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
     model = build_network(cfg, Door(trust), told["shape"], len(told["classes"]))
     model.load_state_dict(_weights(saved))
-    preprocess = Affine(
-        **{name: torch.tensor(values) for name, values in told["preprocess"].items()}
-    )
-    return Loaded(model.eval(), preprocess, tuple(told["classes"]))
+    return Loaded(model.eval(), _fitted(Path(run), told["preprocess"]), tuple(told["classes"]))
 
 
 def evaluate(
@@ -56,6 +53,21 @@ def evaluate(
     best = saved.facts["best_step"]
     Show(quiet=cfg.quiet).closing(results, best, [], directory)
     return {"results": results, "best_step": best, "directory": str(directory)}
+
+
+def _fitted(run: Path, told: dict[str, Any]) -> Any:
+    """The preprocessing of a checkpoint's facts: numbers, or the name of the file that has them."""
+    if "file" in told:
+        from trainlab.data import kept
+
+        state = kept.read(run, told)
+    else:
+        state = {name: torch.tensor(values) for name, values in told.items()}
+    if "forward" not in state:
+        return Affine(**state)
+    from trainlab.data.linear import restored
+
+    return restored(state)
 
 
 def _newest(run: Path) -> restore.Checkpoint:

@@ -21,6 +21,7 @@ CADENCE = {
     "says": "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)",
 }
 FACTOR = {"form": r"[^:]+:\d*\.?\d+(e-?\d+)?", "says": "pattern:factor, such as head*:10"}
+NAMED = {"form": ".+", "says": "a name or a number", "each": True, "null": True}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 BATCH = {"form": r"full|[1-9]\d{0,8}", "says": "full or a whole number >= 1"}
 PRECISIONS, STATISTICS = ("fp32", "tf32", "bf16", "fp16"), ("ema", "full_pass")
@@ -118,6 +119,16 @@ SPINE = {
     "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
     "checkpoint.every": Key(str, None, "saves at fixed steps too", **CADENCE, null=True),
     "checkpoint.seconds": Key(float, 10.0, "or 50 times what a save takes", "seconds", gt=0),
+    "data.train_size": Key(int, None, "fewer training samples", "samples", ge=1, null=True),
+    "data.classes": Key(str, None, "only these classes", **NAMED),
+    "data.features": Key(str, None, "only these columns of a table", **NAMED),
+    "data.label_noise": Key(float, 0.0, "share of training labels made wrong", ge=0, le=1),
+    "data.imbalance": Key(float, 1.0, "rarest to commonest class in training", gt=0, le=1),
+    "data.order": Key(str, "shuffled", "sorted: by label", choices=("shuffled", "sorted")),
+    "data.val_fraction": Key(float, None, "of training and validation", gt=0, lt=1, null=True),
+    "data.fold": Key(int, None, "validate on this of data.folds parts", ge=0, null=True),
+    "data.folds": Key(int, 5, "of cross-validation", ge=2),
+    "preprocess.test": Key(str, None, "another word for validation and test", null=True),
     "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
     "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
@@ -130,18 +141,19 @@ RANGES = {
     Key(float, gt=0): """
         activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
         init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
-        loss.margin optim.lr optim.trust optim.adam_lr optim.eps""",
+        data.turns data.spread preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
+        optim.eps""",
     Key(float, ge=0): """
         activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
         optim.weight_decay optim.eta optim.gamma optim.momentum_decay schedule.rate
-        schedule.threshold""",
+        schedule.threshold data.noise""",
     Key(float, ge=0, le=1): """
         augment.flip.p augment.jitter.brightness augment.jitter.contrast schedule.final
         schedule.start schedule.low schedule.peak""",
     Key(float, ge=0, lt=1): """
         model.dropout model.drop_path loss.label_smoothing optim.momentum optim.alpha optim.rho
         schedule.warmup""",
-    Key(float, gt=0, le=1): "norm.momentum schedule.factor schedule.decay",
+    Key(float, gt=0, le=1): "norm.momentum schedule.factor schedule.decay preprocess.share",
     Key(float, le=0): "activation.min_val init.weight.a",
     Key(float, gt=0, le=100): "schedule.growth schedule.power",
     Key(float, ge=0, le=0.25): "activation.lower",
@@ -159,13 +171,18 @@ RANGES = {
     Key(int, ge=1, le=2**20, each=True): "model.widths model.channels",
     Key(int, ge=1, le=10000): "optim.max_iter optim.history_size",
     Key(int, ge=1, le=100): "optim.newton_schulz schedule.cycles",
-    Key(int, ge=0): "schedule.patience schedule.cooldown",
+    Key(int, ge=0): "schedule.patience schedule.cooldown data.memory_limit",
     Key(int, ge=2, le=1024): "activation.pieces",
     Key(int, ge=1, le=1000): "init.tries",
     Key(int, ge=1, le=2**20): "norm.groups",
     Key(int, ge=1): "data.val_size",
+    Key(int, ge=10, le=10**7): "data.samples",
+    Key(int, ge=2, le=100): "data.groups",
+    Key(int, ge=1, le=2**14, null=True): "data.size",
+    Key(int, ge=0, le=256): "data.workers",
+    Key(float, gt=0, null=True): "data.max_value",
     Key(int, ge=1, le=1000, null=True): "model.depth",
-    Key(int, ge=1, null=True): "model.budget",
+    Key(int, ge=1, null=True): "model.budget preprocess.components",
     Key(str, null=True): "data.root model.weights",
     Key(str, choices=("layer", "channel")): "activation.per",
     Key(str, choices=("none", "tanh")): "activation.approximate",
@@ -185,6 +202,7 @@ KEYS = SPINE | COMMON
 HARMLESS = (
     "device.", "threads.", "epochs.", "max_steps.", "log.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
+    "data.memory_limit.", "data.workers.",
     "task.", "hydra.",
 )  # fmt: skip
 
@@ -203,6 +221,15 @@ def values(node: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def apart(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
+    """A group's node without the keys in it that trainlab itself owns, and those."""
+    from omegaconf import OmegaConf
+
+    node = values(cfg[group])
+    own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in SPINE}
+    return OmegaConf.create({group: node})[group], own
 
 
 def declared(name: str) -> Key | None:

@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from trainlab import checkpoint, durable, rundir, spine, words, world
-from trainlab.data.batches import Batches, shuffled
+from trainlab.data.batches import Batches, shuffled, unshuffled
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 from trainlab.keeper import Keeper, facts
 from trainlab.log import Log
+from trainlab.nn.norm import refuse_single
 from trainlab.show import Show
 from trainlab.train import Every, Trainer, Watch
 
@@ -40,10 +41,17 @@ class Bench:
     device: torch.device
     splits: Splits
     preprocess: Any
+    unlike: Any  # what validation and test go through: the same, but for preprocess.test
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample as the model gets it: (C, H, W) or (F,)."""
+        return tuple(self.preprocess.shape(self.splits.shape))
 
     def in_order(self, split: Any) -> Batches:
         """For evaluation, where larger batches only save time."""
-        return Batches.in_order(split, self.preprocess, max(self.cfg.batch_size, 512))
+        fitted = self.preprocess if split is self.splits.train else self.unlike
+        return Batches.in_order(split, fitted, 512)
 
     def augment(self) -> Callable | None:
         """What the training batches go through, or None."""
@@ -57,19 +65,31 @@ class Bench:
         change(train.x[:1], train.y[:1], 0)  # what it refuses is told now, before any check
         return change
 
+    def notices(self) -> list[str]:
+        """What is worth saying about the data and what is done to it."""
+        told = list(self.splits.notices)
+        if nodes := self.cfg.get("augment"):
+            from trainlab.data.augment import unsafe
+
+            name = self.splits.name
+            for word in unsafe(list(nodes), self.splits.keeps):
+                told.append(f"augment = {word}: {name} does not say that its labels stay true")
+        return told
+
     def fresh(self, plain: bool = False) -> Trainer:
         """A Trainer at step 0: the same weights, batches and optimizer each time; `plain` leaves
         the augmentation out, which preflight's checks are not about."""
         cfg, train = self.cfg, self.splits.train
         size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
-        batches = Batches(train, self.preprocess, size, partial(shuffled, len(train), cfg.seed))
-        model = build_network(cfg, self.door, self.splits.shape, len(self.splits.classes))
+        kind = shuffled if cfg.data.order == "shuffled" else unshuffled
+        batches = Batches(train, self.preprocess, size, partial(kind, len(train), cfg.seed))
+        model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
         with world.init_stream(cfg.seed, 1):
             shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
             self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
         batches.augment = None if plain else self.augment()  # after init: the same weights
         model.to(self.device)
-        refuse_single_image(model, len(train), size)
+        refuse_single(model, len(train), size)
         trainer = Trainer(
             model,
             self.door(cfg.loss),
@@ -124,22 +144,22 @@ def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes
         return door(cfg.model)(shape, classes, activation=door(cfg.activation), norm=door(cfg.norm))
 
 
-def refuse_single_image(model: nn.Module, images: int, batch_size: int) -> None:
-    """One image alone has no variance for (B, F), and torch would fail at the end of the epoch."""
-    last = images % batch_size or batch_size
-    if last == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
-        raise ConfigError(
-            f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
-            f"batch norm needs two; use batch_size={batch_size + 1}"
-        )
-
-
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
     device = world.join(cfg.device, cfg.threads)
-    splits = door(cfg.data)
-    preprocess = door(cfg.preprocess)(splits.train.x, splits.max_value).to(device)
-    return Bench(cfg, door, device, splits.to(device), preprocess)
+    node, options = spine.apart(cfg, "data")
+    splits = door(node)
+    if any(value != spine.SPINE[f"data.{key}"].default for key, value in options.items()):
+        from trainlab.data.options import chosen
+
+        splits = chosen(splits, node.get("split_seed", 0), **options)
+    node, own = spine.apart(cfg, "preprocess")
+    fitted = unlike = door(node)(splits.train.x, splits.max_value).to(device)
+    if own["test"] is not None:
+        from trainlab.data.mismatch import other
+
+        unlike = other(own["test"], door, splits, fitted).to(device)
+    return Bench(cfg, door, device, splits.to(device), fitted, unlike)
 
 
 def train(
@@ -158,6 +178,8 @@ def train(
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
         if len(trainer.optimizer.param_groups) > 1:
             show.groups(trainer.optimizer.param_groups)
+        for notice in bench.notices():
+            show.note(notice)
         keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
@@ -168,6 +190,10 @@ def train(
                 show.note(note)
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        if "file" in keeper.facts["preprocess"]:
+            from trainlab.data import kept
+
+            kept.write(directory, bench.preprocess.state())
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")

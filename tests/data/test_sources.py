@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainlab.data import idx, sources
-from trainlab.data.idx import mnist, parse_idx
+from trainlab.data import fetch, idx, sources
+from trainlab.data.idx import fashion_mnist, mnist, parse_idx
 from trainlab.data.sources import digits
 from trainlab.errors import ConfigError, DataError
 
@@ -237,7 +237,7 @@ def test_download_without_torchvision(tmp_path, monkeypatch):
 
 
 def test_download_with_clashing_builds(tmp_path, monkeypatch):
-    monkeypatch.setattr(idx, "version", lambda name: "0.29.2")
+    monkeypatch.setattr(fetch, "version", lambda name: "0.29.2")
     stand_in_torchvision(
         tmp_path, monkeypatch, ("raise RuntimeError('operator torchvision::nms does not exist')\n")
     )
@@ -265,8 +265,36 @@ def test_files_that_are_there_need_no_torchvision(files, tmp_path, monkeypatch):
     assert len(mnist(str(tmp_path), download=True, val_size=10).train) == 50
 
 
+def test_fashion_is_read_from_the_packed_files_alone(tmp_path, monkeypatch):
+    files = copy_of_mnist(0)
+    write(tmp_path / "FashionMNIST/raw", files, packed=True)
+    packed = {path.stem: path.read_bytes() for path in tmp_path.rglob("*.gz")}
+    digests = {name: (hashlib.md5(packed[name]).hexdigest(),) for name in files}
+    monkeypatch.setattr(idx, "FASHION_DIGESTS", digests)
+    data = fashion_mnist(str(tmp_path), val_size=10)
+    assert [len(split) for split in data.parts().values()] == [50, 10, 20]
+    assert data.classes[9] == "Ankle boot" and "flip" in data.keeps
+    test = np.frombuffer(files["t10k-images-idx3-ubyte"], np.uint8)[16:].reshape(20, 1, 4, 3)
+    assert torch.equal(data.test.x, torch.from_numpy(test.copy()))
+    path = tmp_path / "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(DataError, match="t10k-labels.*damaged or not FashionMNIST: md5"):
+        fashion_mnist(str(tmp_path), val_size=10)
+    path.unlink()
+    write(tmp_path, files)  # plain: no digest of those is known
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz is neither in"):
+        fashion_mnist(str(tmp_path), val_size=10)
+
+
+def test_the_digests_of_fashion_are_torchvisions():
+    datasets = pytest.importorskip("torchvision.datasets")
+    known = {f"{name}.gz": digest for name, (digest,) in idx.FASHION_DIGESTS.items()}
+    assert known == dict(datasets.FashionMNIST.resources)
+    assert list(idx.FASHION_CLASSES) == datasets.FashionMNIST.classes
+
+
 @pytest.mark.skipif(
-    any(idx._find(CACHE, name) is None for name in idx.MNIST_DIGESTS),
+    any(idx._find(CACHE, "MNIST", name) is None for name in idx.MNIST_DIGESTS),
     reason="MNIST is not in the cache folder",
 )
 def test_the_real_mnist():

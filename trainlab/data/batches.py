@@ -4,11 +4,11 @@ Letters: N samples, B batch, R runs of a stack. Data, order and batch all lie on
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainlab.data.preprocess import Affine
 from trainlab.data.splits import Split
 from trainlab.world import stream
 
@@ -18,19 +18,25 @@ def shuffled(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=stream(seed, "order", epoch))
 
 
+def unshuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of the split itself in every epoch (data.order=sorted)."""
+    return torch.arange(n)
+
+
 class Batches:
     """The batch of any training step, without having drawn the ones before it.
 
     `order(epoch)` gives the indices of one epoch: (N,), or (R, N) for a stack of R runs, whose
     batch is then x (R, B, ...), y (R, B). Every epoch has the same length. The only state is a
     cache of the current epoch's order. `per_epoch` batches make an epoch; the last may be short.
-    `augment(x, y, step)` changes the raw x and y of a step; y may become shares (B, K).
+    `augment(x, y, step)` changes x (B, ...), uint8 pixels or float32 features before preprocessing,
+    and y (B,) int64; it returns x in the same units and y, or shares of the classes (B, K).
     """
 
     def __init__(
         self,
         split: Split,
-        preprocess: Affine,
+        preprocess: Any,
         batch_size: int,
         order: Callable[[int], Tensor],
         dtype: torch.dtype = torch.float32,
@@ -39,6 +45,8 @@ class Batches:
         self.x, self.y = split.x, split.y
         self.preprocess = preprocess.to(self.x.device, dtype).expand(self.x.shape[1:])
         self.batch_size, self.order, self.augment = batch_size, order, augment
+        # images on the disk are read ahead, in the order of the batches to come
+        self._read = self.x.reader() if hasattr(self.x, "reader") else self._gather
         self._load(0)
         self.per_epoch = len(self._indices)
 
@@ -46,7 +54,7 @@ class Batches:
     def in_order(
         cls,
         split: Split,
-        preprocess: Affine,
+        preprocess: Any,
         batch_size: int,
         runs: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -62,22 +70,20 @@ class Batches:
         if epoch != self._epoch:
             self._load(epoch)
         index = self._indices[position]
-        if index.dim() == 1:
-            return self._gather(index, step)
-        x, y = self._gather(index.reshape(-1), step)
-        return x.unflatten(0, index.shape), y.unflatten(0, index.shape)
+        x, y = self._read(self._indices, position), self.y.index_select(0, index.reshape(-1))
+        if self.augment is not None:
+            x, y = self.augment(x, y, step)
+        # the multiply-add reads uint8 pixels itself, no slower than after a conversion
+        x = self.preprocess(x)
+        return (x, y) if index.dim() == 1 else tuple(t.unflatten(0, index.shape) for t in (x, y))
 
     def inputs(self) -> Iterator[Tensor]:
         """x (B, ...) of one epoch."""
         return (self(step)[0] for step in range(self.per_epoch))
 
-    def _gather(self, index: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        # index_select: 3 us for MNIST B=128 where x[index] takes 56 (one core); the multiply-add
-        # reads the uint8 pixels itself, no slower than after a conversion and one call less
-        x, y = self.x.index_select(0, index), self.y.index_select(0, index)
-        if self.augment is not None:
-            x, y = self.augment(x, y, step)
-        return self.preprocess(x), y
+    def _gather(self, indices: tuple[Tensor, ...], position: int) -> Tensor:
+        # index_select: 3 us for MNIST B=128 where x[index] takes 56 (one core)
+        return self.x.index_select(0, indices[position].reshape(-1))
 
     def _load(self, epoch: int) -> None:
         order = self.order(epoch).to(self.x.device)

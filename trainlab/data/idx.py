@@ -1,20 +1,23 @@
-"""IDX files: MNIST. Named by conf/data/."""
+"""IDX files: MNIST and Fashion-MNIST. Named by conf/data/."""
 
 import gzip
 import hashlib
 import math
-import os
 import struct
 import zlib
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainlab.data.splits import Split, Splits, stratified
-from trainlab.errors import ConfigError, DataError
+from trainlab.data.dealt import with_test
+from trainlab.data.fetch import fetched, folder
+from trainlab.data.sources import NO_FLIP
+from trainlab.data.splits import FOR_IMAGES, Split, Splits
+from trainlab.errors import DataError
 
 # sha256 of the unpacked IDX files in the copies of MNIST that are in use: first as LeCun published
 # them and torchvision downloads them; then one with the same images in another order. A set must be
@@ -37,6 +40,17 @@ MNIST_DIGESTS = {
         "d29f8495dbfcd9baaee177306d6ed207fb661b8e67d588f8b7f8feb7d83f5472",
     ),
 }
+# md5 of the .gz files of Fashion-MNIST, as torchvision checks them; they are kept packed
+FASHION_DIGESTS = {
+    "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d",),
+    "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe",),
+    "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79",),
+    "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310",),
+}
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
 LARGEST = 64 * 2**20  # bytes of one unpacked file; MNIST's largest has 47,040,016
 
 
@@ -50,21 +64,42 @@ def mnist(
     ~/.cache/trainlab/data. With `download` torchvision fetches missing files.
     Raises DataError for files missing, damaged or unknown, ConfigError for a wrong val_size.
     """
-    where = Path(root or os.environ.get("TRAINLAB_DATA") or "~/.cache/trainlab/data").expanduser()
-    if download and any(_find(where, name) is None for name in MNIST_DIGESTS):
-        _download(where)
-    files = _verified(where)
+    where = folder(root)
+    if download and any(_find(where, "MNIST", name) is None for name in MNIST_DIGESTS):
+        fetched("MNIST", where)
+    files = _verified(where, "MNIST", MNIST_DIGESTS)
+    told = {"max_value": 255.0, "name": "mnist", "keeps": NO_FLIP}
+    return _splits(files, tuple("0123456789"), split_seed, val_size, told)
+
+
+def fashion_mnist(
+    root: str | None = None, download: bool = False, split_seed: int = 0, val_size: int = 5000
+) -> Splits:
+    """70,000 28x28 pictures of clothes, values 0 to 255. Xiao, Rasul, Vollgraf (2017).
+
+    As `mnist`, but read from the four .gz files alone, in `root`/FashionMNIST/raw or `root`: their
+    digests are the ones that are known.
+    """
+    where = folder(root)
+    if download and any(_find(where, "FashionMNIST", n, (".gz",)) is None for n in FASHION_DIGESTS):
+        fetched("FashionMNIST", where)
+    files = _verified(where, "FashionMNIST", FASHION_DIGESTS, packed=True)
+    told = {"max_value": 255.0, "name": "fashion_mnist", "keeps": FOR_IMAGES}
+    return _splits(files, FASHION_CLASSES, split_seed, val_size, told)
+
+
+def _splits(
+    files: list[tuple[Path, bytes]],
+    classes: Sequence[str],
+    split_seed: int,
+    val_size: int,
+    told: dict[str, Any],
+) -> Splits:
     x, y, test_x, test_y = (
         parse_idx(payload, 3 if "idx3" in path.name else 1, path) for path, payload in files
     )
     both, test = Split(x[:, None], y.long()), Split(test_x[:, None], test_y.long())
-    if not 0 < val_size < len(both):
-        raise ConfigError(
-            f"data.val_size = {val_size}: must be 1 to {len(both) - 1}; type data.val_size=5000"
-        )
-    train, val, _ = stratified(both.y, (len(both) - val_size, val_size, 0), split_seed)
-    names = tuple("0123456789")
-    return Splits(both.take(train), both.take(val), test, names, max_value=255.0, name="mnist")
+    return with_test(both, test, classes, split_seed, val_size, **told)
 
 
 def parse_idx(payload: bytes, dims: int, path: Path | str) -> Tensor:
@@ -87,39 +122,49 @@ def parse_idx(payload: bytes, dims: int, path: Path | str) -> Tensor:
     return torch.from_numpy(np.frombuffer(payload, np.uint8)[start:].reshape(shape).copy())
 
 
-def _find(root: Path, name: str) -> Path | None:
-    places = [
-        folder / (name + end) for folder in (root / "MNIST" / "raw", root) for end in ("", ".gz")
-    ]
+def _find(root: Path, name: str, file: str, ends: Sequence[str] = ("", ".gz")) -> Path | None:
+    places = [place / (file + end) for place in (root / name / "raw", root) for end in ends]
     return next((path for path in places if path.is_file()), None)
 
 
-def _verified(root: Path) -> list[tuple[Path, bytes]]:
-    """The four files, unpacked, in the order of MNIST_DIGESTS and known to be of one copy."""
+def _verified(
+    root: Path, name: str, digests: dict[str, tuple[str, ...]], packed: bool = False
+) -> list[tuple[Path, bytes]]:
+    """The four files, unpacked, in the order of `digests` and known to be of one copy.
+
+    digests: file -> SHA-256 of its content in each copy, or with `packed` the MD5 of its .gz.
+    """
     files, copies = [], set()
-    for name, expected in MNIST_DIGESTS.items():
-        path = _find(root, name)
+    kind = "its four .gz files" if packed else f"{name}'s four files"
+    for file, expected in digests.items():
+        path = _find(root, name, file, (".gz",) if packed else ("", ".gz"))
         if path is None:
             raise DataError(
-                f"data.root = {root}: {name} is neither in {root / 'MNIST' / 'raw'} nor in {root}; "
-                f"put MNIST's four files there, plain or .gz, or type data.download=true; "
+                f"data.root = {root}: {file}{'.gz' if packed else ''} is neither in "
+                f"{root / name / 'raw'} nor in {root}; put {kind} there"
+                f"{'' if packed else ', plain or .gz'}, or type data.download=true; "
                 f"data=digits needs no files"
             )
-        payload = _unpacked(path)
-        seen = hashlib.sha256(payload).hexdigest()
+        payload = path.read_bytes()[:LARGEST] if packed else _unpacked(path)
+        seen = (_md5 if packed else hashlib.sha256)(payload).hexdigest()
         if seen not in expected:
             raise DataError(
-                f"{path}: damaged or not MNIST: sha256 {seen}, expected {' or '.join(expected)}; "
-                f"delete it, then put the real one there or type data.download=true"
+                f"{path}: damaged or not {name}: {'md5' if packed else 'sha256'} {seen}, expected "
+                f"{' or '.join(expected)}; delete it, then put the real one there or type "
+                f"data.download=true"
             )
-        files.append((path, payload))
+        files.append((path, gzip.decompress(payload) if packed else payload))
         copies.add(expected.index(seen))
     if len(copies) > 1:
         raise DataError(
-            f"data.root = {root}: files of two copies of MNIST in different order, so labels would "
-            f"not belong to their images; take all four files from one copy"
+            f"data.root = {root}: files of two copies of {name} in different order, so labels "
+            f"would not belong to their images; take all four files from one copy"
         )
     return files
+
+
+def _md5(payload: bytes) -> Any:
+    return hashlib.md5(payload, usedforsecurity=False)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -129,26 +174,3 @@ def _unpacked(path: Path) -> bytes:
             return file.read(LARGEST)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged archive ({error}); delete and refetch it") from None
-
-
-def _download(root: Path) -> None:
-    try:
-        from torchvision.datasets import MNIST  # slow to import and may clash with torch
-    except ModuleNotFoundError:
-        raise DataError(
-            f"data.download = true: needs torchvision, which is not installed; pip install "
-            f"torchvision, or put MNIST's four files into {root}; data=digits needs no files"
-        ) from None
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise DataError(
-            f"data.download = true: torch {torch.__version__} and torchvision "
-            f"{version('torchvision')} are builds that do not fit together ({error}); install both "
-            f"from one index, or put MNIST's four files into {root}; data=digits needs no files"
-        ) from None
-    try:
-        MNIST(str(root), download=True)
-    except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"data.download = true: nothing fetched ({error}); looked in {root / 'MNIST' / 'raw'} "
-            f"and {root}: MNIST's files go there, plain or .gz; data=digits needs no files"
-        ) from None

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.splits import Split, Splits, stratified
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, stratified
 
 DIGITS = Path(__file__).parent.parent / "data_files" / "digits.npz"
+NO_FLIP = tuple(word for word in FOR_IMAGES if word != "flip")  # a mirrored 2 is no digit
 
 
 def digits(split_seed: int = 0) -> Splits:
@@ -19,4 +20,4 @@ def digits(split_seed: int = 0) -> Splits:
     with np.load(DIGITS, allow_pickle=False) as file:
         x, y = torch.from_numpy(file["x"]), torch.from_numpy(file["y"]).long()
     parts = (Split(x, y).take(part) for part in stratified(y, (1257, 180, 360), split_seed))
-    return Splits(*parts, classes=tuple("0123456789"), max_value=16.0, name="digits")
+    return Splits(*parts, tuple("0123456789"), max_value=16.0, name="digits", keeps=NO_FLIP)

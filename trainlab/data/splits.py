@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,18 @@ from torch import Tensor
 from trainlab.errors import DataError
 from trainlab.world import stream
 
+# the augmentations there are; each data set says which keep its labels
+FOR_IMAGES = (
+    "flip", "shift", "pad_crop", "rotate", "noise", "cutout", "jitter", "mixup", "cutmix",
+)  # fmt: skip
+FOR_TABLES = ("noise", "mixup")
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """x (N, C, H, W) uint8 images or (N, F) float32 tables, y (N,) int64 labels."""
 
-    x: Tensor
+    x: Any  # a Tensor, or what stands for one on the disk (stored.py)
     y: Tensor
 
     def __post_init__(self) -> None:
@@ -43,7 +50,9 @@ class Split:
 class Splits:
     """Train, validation and test data with the same shape and the same class list.
 
-    `max_value` is the largest value a pixel can have (255 for 8-bit images; 1 for tables).
+    `max_value` is the largest value a pixel can have (255 for 8-bit images; 1 for tables), `keeps`
+    the augmentations that keep the labels, `columns` the names of a table's features where they
+    are known, `notices` what the user should know of how the data were read.
     Raises DataError, in one line, for anything training would trip over later or not at all.
     """
 
@@ -53,6 +62,9 @@ class Splits:
     classes: tuple[str, ...]
     max_value: float
     name: str
+    keeps: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, split in self.parts().items():
@@ -84,7 +96,8 @@ class Splits:
         head = (sizes, self.shape, str(self.train.x.dtype), self.classes, float(self.max_value))
         digest = hashlib.sha256(repr(head).encode())
         for split in self.parts().values():
-            digest.update(split.x.contiguous().cpu().numpy())
+            for part in split.x.split(4096):  # images on the disk are never in memory at once
+                digest.update(part.contiguous().cpu().numpy())
             digest.update(split.y.contiguous().cpu().numpy())
         return digest.hexdigest()
 
@@ -119,8 +132,8 @@ def _check_split(where: str, split: Split, train: Split, classes: Sequence[str])
         )
 
 
-def stratified(y: Tensor, sizes: tuple[int, int, int], seed: int) -> tuple[Tensor, ...]:
-    """Deal the labels y (N,) out into three parts of exactly these sizes, as sorted index tensors.
+def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
+    """Deal the labels y (N,) out into parts of exactly these sizes, as sorted index tensors.
 
     In every part every class has its share n_class * size / N, rounded up or down: the rounded
     down shares first, then each class gives its spare samples to the parts that lack most, which
@@ -129,8 +142,8 @@ def stratified(y: Tensor, sizes: tuple[int, int, int], seed: int) -> tuple[Tenso
     if min(sizes) < 0 or sum(sizes) != len(y):
         raise DataError(f"data: sizes {sizes} must be >= 0 and add up to the {len(y)} samples")
     classes, counts = y.unique(return_counts=True)
-    share = counts[:, None] * torch.tensor(sizes) // len(y)  # (K, 3), rounded down
-    lacking = torch.tensor(sizes) - share.sum(0)  # (3,)
+    share = counts[:, None] * torch.tensor(sizes) // len(y)  # (K, parts), rounded down
+    lacking = torch.tensor(sizes) - share.sum(0)  # (parts,)
     parts: list[list[Tensor]] = [[] for _ in sizes]
     for row, label in enumerate(classes.tolist()):
         spare = int(counts[row] - share[row].sum())

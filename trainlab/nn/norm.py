@@ -75,3 +75,13 @@ def only_before(word: str, place: str) -> None:
             f"norm.place = {place}: norm={word} has no layer of its own that could stand there; "
             "use norm.place=before, or norm=batch"
         )
+
+
+def refuse_single(model: nn.Module, images: int, batch_size: int) -> None:
+    """One image alone has no variance for (B, F), and torch would fail at the end of the epoch."""
+    last = images % batch_size or batch_size
+    if last == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+        raise ConfigError(
+            f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
+            f"batch norm needs two; use batch_size={batch_size + 1}"
+        )
