@@ -164,17 +164,8 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
     if override.package is not None:
         raise ConfigError(f"{key} = {text}: no packages here; use {override.key_or_group}={text}")
     if override.is_sweep_override() and not multirun:
-        raise ConfigError(f"{key} = {text}: {_not_a_sweep(bare, text)}")
+        raise ConfigError(f"{key} = {text}: {_slips().not_a_sweep(bare, text)}")
     return override
-
-
-def _not_a_sweep(key: str, text: str) -> str:
-    rule = spine.declared(key)
-    if rule and rule.each:
-        return f"a list is {key}=[{text}]; several runs need -m"
-    if re.fullmatch(r"\d+,\d+", text) and rule and rule.kind is float:
-        return f'the decimal point is "."; use {key}={text.replace(",", ".")} (several runs: -m)'
-    return "one value, or -m for several runs"
 
 
 def _values(o: Override) -> list[Any]:
@@ -273,9 +264,5 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
             raise _slips().unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
-    weights, init = plain["model"].get("weights"), choices["init"]
-    if choices["model"] == "torchvision" and weights and init != "torch_default":
-        text = f"init={init} would draw them anew; add init=torch_default"
-        raise ConfigError(f"model.weights = {weights}: {text}")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")

@@ -62,6 +62,17 @@ def penalise(
     if l1 or l2:
         trainer.penalty = partial(elastic, l1=l1, l2=l2)
         trainer.penalised = group_rules.decayed(trainer.model, decays, decay_all)
+        trainer.extra_row = partial(terms, trainer, {"l1": l1, "l2": l2})
+
+
+@torch.no_grad()
+def terms(trainer: Trainer, strengths: Mapping[str, float]) -> dict[str, float]:
+    """How much each penalty adds to the loss, for the rows."""
+    return {
+        f"penalty/{name}": float(elastic(trainer.penalised, **{name: strength}))
+        for name, strength in strengths.items()
+        if strength
+    }
 
 
 def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:

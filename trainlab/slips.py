@@ -1,6 +1,7 @@
 """What to say to a slip, and to --help. Only imported by a run that goes wrong or asks."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def unknown(
     else:
         says = "no such key; see --help"
     return ConfigError(f"{key} = {spine.plain(value)}: {says}")
+
+
+def not_a_sweep(key: str, text: str) -> str:
+    """What was meant by several values without -m."""
+    rule = spine.declared(key)
+    if rule and rule.each:
+        return f"a list is {key}=[{text}]; several runs need -m"
+    if re.fullmatch(r"\d+,\d+", text) and rule and rule.kind is float:
+        return f'the decimal point is "."; use {key}={text.replace(",", ".")} (several runs: -m)'
+    return "one value, or -m for several runs"
 
 
 def help_text() -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from trainlab import checkpoint, durable, rundir, spine, words, world
 from trainlab.data.batches import Batches, shuffled, unshuffled
 from trainlab.data.splits import Splits
-from trainlab.errors import ConfigError
 from trainlab.keeper import Keeper, facts
 from trainlab.log import Log
 from trainlab.nn.norm import refuse_single
@@ -33,8 +32,7 @@ EXTRAS = "penalty", "clip", "constraint", "average", "precision", "compile", "ch
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What every Trainer of one run shares: the config, the door, the device, the data and its
-    preprocessing."""
+    """What all Trainers of a run share: config, door, device, data and its preprocessing."""
 
     cfg: DictConfig
     door: Callable
@@ -57,28 +55,20 @@ class Bench:
         """What the training batches go through, or None."""
         if not (nodes := self.cfg.get("augment") or {}):
             return None
-        from trainlab.data.augment import augmented  # not for runs that take the images as they are
+        from trainlab.data.augment import bound  # not for runs that take the images as they are
 
-        parts = [self.door(node) for node in nodes.values()]
-        facts = self.splits.max_value, len(self.splits.classes)
-        change, train = partial(augmented, parts, self.cfg.seed, *facts), self.splits.train
-        change(train.x[:1], train.y[:1], 0)  # what it refuses is told now, before any check
-        return change
+        return bound([self.door(node) for node in nodes.values()], self.cfg.seed, self.splits)
 
     def notices(self) -> list[str]:
         """What is worth saying about the data and what is done to it."""
-        told = list(self.splits.notices)
-        if nodes := self.cfg.get("augment"):
-            from trainlab.data.augment import unsafe
+        if not (nodes := self.cfg.get("augment") or {}):
+            return list(self.splits.notices)
+        from trainlab.data.augment import unsafe
 
-            name = self.splits.name
-            for word in unsafe(list(nodes), self.splits.keeps):
-                told.append(f"augment = {word}: {name} does not say that its labels stay true")
-        return told
+        return [*self.splits.notices, *unsafe(nodes, self.splits)]
 
     def fresh(self, plain: bool = False) -> Trainer:
-        """A Trainer at step 0: the same weights, batches and optimizer each time; `plain` leaves
-        the augmentation out, which preflight's checks are not about."""
+        """A Trainer at step 0, the same each time; preflight's are `plain`: not augmented."""
         cfg, train = self.cfg, self.splits.train
         size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
         kind = shuffled if cfg.data.order == "shuffled" else unshuffled
@@ -109,19 +99,16 @@ class Bench:
             from trainlab.regular import regularise  # and with it what most runs do without
 
             values = {name: spine.values(cfg[name]) for name in (*EXTRAS, "groups")}
-            regularise(
-                trainer, self.in_order(train).inputs, statistics=cfg.evaluate.statistics, **values
-            )
+            values["statistics"] = cfg.evaluate.statistics
+            regularise(trainer, self.in_order(train).inputs, **values)
         return trainer
 
     def asked(self, *sections: str) -> bool:
         """Whether these keys and sections hold anything but the spine's defaults."""
-        usual = spine.defaults()
-        return any(spine.values(self.cfg[name]) != usual[name] for name in sections)
+        return any(spine.values(self.cfg[name]) != spine.defaults()[name] for name in sections)
 
     def parameters(self, model: nn.Module) -> list[Any]:
-        """What the optimizer gets: parameters, or groups of them where they differ in lr or
-        decay."""
+        """What the optimizer gets: parameters, or groups that differ in lr or decay."""
         cfg = self.cfg
         if not (self.asked("groups") or cfg.optim.weight_decay):
             return [p for p in model.parameters() if p.requires_grad]
@@ -236,20 +223,11 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
     nodes = bench.cfg.preflight.get("checks") or {}
     if not nodes:
         return []
-    from trainlab.checks import run_checks  # a room: only for runs that ask for it
+    from trainlab.checks import preflight  # a room: only for runs that ask for it
 
-    begun = time.monotonic()
     checks = {name: bench.door(node) for name, node in nodes.items()}
-    verdicts = run_checks(checks, partial(bench.fresh, plain=True))
-    show.verdicts(verdicts, time.monotonic() - begun)
-    durable.write_json(directory / "verdicts.json", [dataclasses.asdict(v) for v in verdicts])
-    for verdict in verdicts:
-        if verdict.stops or (verdict.status == "FAIL" and bench.cfg.preflight.on_fail == "stop"):
-            raise ConfigError(
-                f"preflight {verdict.name}: {verdict.saw}, expected {verdict.expected}; "
-                f"{verdict.advice}"
-            )
-    return verdicts
+    stop = bench.cfg.preflight.on_fail == "stop"
+    return preflight(checks, partial(bench.fresh, plain=True), stop, directory, show)
 
 
 def drawn(trainer: Trainer) -> list[float]:
@@ -271,22 +249,15 @@ def cadences(cfg: DictConfig, per_epoch: int) -> Every:
 def write_rows(
     bench: Bench, trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
 ) -> None:
-    """One row of figures to the log and the screen; dead units are counted whenever the validation
-    split is seen."""
+    """One row to the log and the screen; dead units are counted with every validation."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
-    if trainer.penalty is not None:
-        for name, strength in trainer.penalty.keywords.items():
-            with torch.no_grad():
-                term = trainer.penalty.func(trainer.penalised, **{name: strength})
-            row[f"penalty/{name}"] = float(term)
+    row |= trainer.extra_row()
     if "val/loss" in row and "activation" in bench.cfg.probe:
         from trainlab.probes.activation import dead
 
-        row |= {
-            f"activation_dead/{layer}": share
-            for layer, share in dead(trainer.model, trainer.validation).items()
-        }
+        found = dead(trainer.model, trainer.validation)
+        row |= {f"activation_dead/{layer}": share for layer, share in found.items()}
     log.scalars(step, row)
 
 
@@ -297,18 +268,9 @@ def probes(
     asked = {name: bench.door(node) for name, node in bench.cfg.probe.items() if name != "every"}
     if not asked:
         return None
-    from trainlab.taps import measure, watching
+    from trainlab.taps import looking
 
-    @contextmanager
-    def looking(trainer: Trainer, x: Tensor, y: Tensor):
-        with watching(trainer.model, trainer.objective, x, y) as sight:
-            yield
-        scalars, histograms = measure(sight, asked)
-        log.scalars(trainer.at, scalars)
-        for tag, (counts, low, high) in histograms.items():
-            log.histogram(trainer.at, tag, counts, low, high)
-
-    return looking
+    return partial(looking, asked, log)
 
 
 def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:

@@ -225,6 +225,19 @@ def watching(
     sight.updates = dict(zip(sight.params, updates, strict=True))
 
 
+@contextmanager
+def looking(
+    probes: Mapping[str, Callable], log: Any, trainer: Any, x: Tensor, y: Tensor
+) -> Iterator[None]:
+    """The body is the trainer's step on x (B, ...), y (B,); what the probes saw goes to the log."""
+    with watching(trainer.model, trainer.objective, x, y) as sight:
+        yield
+    scalars, histograms = measure(sight, probes)
+    log.scalars(trainer.at, scalars)
+    for tag, (counts, low, high) in histograms.items():
+        log.histogram(trainer.at, tag, counts, low, high)
+
+
 def single(values: Tensor) -> Tensor:
     """Half precision as float32; others as they are."""
     return values.float() if values.dtype.itemsize < 4 else values

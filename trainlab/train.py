@@ -97,7 +97,7 @@ class Trainer:
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.penalised = self.params if penalised is None else penalised
         self.lrs = [group["lr"] for group in optimizer.param_groups]
-        self.train_mode = nn.Module.train
+        self.train_mode, self.extra_row = nn.Module.train, dict  # how it trains, what it tells
         self.at = 0
         self.record: list[tuple] = []  # (losses, correct, clipped share, B) since the last row
         self.smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected

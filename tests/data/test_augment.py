@@ -5,6 +5,7 @@ import inspect
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,8 +251,10 @@ def test_keys_of_the_file_are_those_of_the_function_and_typed(word):
 
 
 def test_what_a_data_set_does_not_vouch_for_is_named():
-    assert unsafe(["pad_crop", "flip"], ("pad_crop", "noise")) == ["flip"]
-    assert unsafe(["noise"], ("pad_crop", "noise")) == []
+    splits = SimpleNamespace(name="digits", keeps=("pad_crop", "noise"))
+    (line,) = unsafe(["pad_crop", "flip"], splits)
+    assert line == "augment = flip: digits does not say that its labels stay true"
+    assert unsafe(["noise"], splits) == []
 
 
 def ran(tmp_path, *line, steps=45):

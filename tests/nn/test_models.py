@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from trainlab import command, words
+from trainlab import words
 from trainlab.build import Door
 from trainlab.errors import ConfigError
-from trainlab.nn import cnn, mlp, norm, pretrained, residual
+from trainlab.nn import cnn, init, mlp, norm, pretrained, residual
 
 WORDS = words.groups()["model"]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (13,)]
@@ -310,11 +310,16 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch, tmp_path):
 
 
 def test_pretrained_weights_are_not_drawn_anew_in_silence():
-    line = ["model=torchvision", "model.weights=DEFAULT"]
-    with command.loaded() as hydra:
-        with pytest.raises(ConfigError, match="init=he_normal would draw .*add init=torch_default"):
-            command.check(hydra, line)
-        command.check(hydra, [*line, "init=torch_default"])
+    model = build("torchvision", (3, 32, 32))
+    model.pretrained = "DEFAULT"
+    x = torch.zeros(2, 3, 32, 32)
+    with pytest.raises(
+        ConfigError, match="model.weights = DEFAULT: to keep them, init=torch_default"
+    ):
+        init.initialise(model, x, weight=nn.init.zeros_)
+    before = [p.clone() for p in model.parameters()]
+    init.initialise(model, x, weight=partial(init.keep), bias=None)
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 class Pairs(nn.Module):

@@ -4,10 +4,14 @@
 a check may do with it what it likes.
 """
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from trainlab.errors import NonFiniteError, TrainlabError
+from trainlab import durable
+from trainlab.errors import ConfigError, NonFiniteError, TrainlabError
 from trainlab.train import Trainer
 from trainlab.world import random_state, restore_random_state
 
@@ -50,4 +54,26 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
             verdicts.append(Verdict(name, FAIL, f"it raised {type(error).__name__}: {line}"))
         finally:
             restore_random_state(*before)
+    return verdicts
+
+
+def preflight(
+    checks: Mapping[str, Callable[[Fresh], Verdict]],
+    fresh: Fresh,
+    stop: bool,
+    directory: Path,
+    show: Any,
+) -> list[Verdict]:
+    """Run the checks of a run, show them, keep them in verdicts.json.
+
+    Raises ConfigError when training cannot work, or with `stop` where a check failed.
+    """
+    begun = time.monotonic()
+    verdicts = run_checks(checks, fresh)
+    show.verdicts(verdicts, time.monotonic() - begun)
+    durable.write_json(directory / "verdicts.json", [asdict(v) for v in verdicts])
+    for v in verdicts:
+        if v.stops or (v.status == FAIL and stop):
+            text = f"preflight {v.name}: {v.saw}, expected {v.expected}; {v.advice}"
+            raise ConfigError(text)
     return verdicts

@@ -8,11 +8,13 @@ max_value. Letters: B batch, C channels, H W image, F features, K classes.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 from trainlab.world import number
 
@@ -69,9 +71,17 @@ def augmented(
     return x, y
 
 
-def unsafe(words: Iterable[str], keeps: Iterable[str]) -> list[str]:
-    """Those of the words under which this data set does not say that a label stays true."""
-    return [word for word in words if word not in keeps]
+def bound(parts: Sequence[Part], seed: int, splits: Splits) -> Callable:
+    """`augmented` for one data set, (x, y, step) -> (x, y). What a part refuses is told at once."""
+    change = partial(augmented, parts, seed, splits.max_value, len(splits.classes))
+    change(splits.train.x[:1], splits.train.y[:1], 0)
+    return change
+
+
+def unsafe(words: Iterable[str], splits: Splits) -> list[str]:
+    """A line for each word of which the data set does not say that it keeps the labels."""
+    names = [word for word in words if word not in splits.keeps]
+    return [f"augment = {n}: {splits.name} does not say that its labels stay true" for n in names]
 
 
 def flip(x: Tensor, y: Tensor, draw: Draw, p: float = 0.5) -> tuple[Tensor, Tensor]:

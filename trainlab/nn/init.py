@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from trainlab.errors import ConfigError
 from trainlab.nn import activation
 
 NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm
@@ -35,6 +36,8 @@ def initialise(
     bias: null leaves it. Head, zero_gamma and bias=prior, with the class shares prior (K,): see
     ends.py. x (B, ...) is a batch of training images, for rules that look at the data.
     """
+    if getattr(model, "pretrained", None) and getattr(weight, "func", weight) is not keep:
+        raise ConfigError(f"model.weights = {model.pretrained}: to keep them, init=torch_default")
     for layer, behind in weighted(model):
         factor = gain
         if gain == "auto":

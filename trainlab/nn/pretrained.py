@@ -46,6 +46,7 @@ def torchvision(
     _adapt_head(model, name, classes, dropout)
     _activate(model, name, activation)
     _try(model, name, shape)
+    model.pretrained = weights
     return model
 
 
