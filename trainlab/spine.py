@@ -130,7 +130,7 @@ COMMON = {
     "data.root": Key(str, null=True),
     "data.download": Key(bool),
     "data.split_seed": Key(int, ge=0, le=SEEDS),
-    "data.val_size": Key(int, ge=1),
+    "data.val_size": Key(int, ge=1, null=True),
     "data.samples": Key(int, ge=10, le=10**7),
     "data.noise": Key(float, ge=0),
     "data.groups": Key(int, ge=2, le=100),
