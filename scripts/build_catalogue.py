@@ -27,7 +27,7 @@ OTHERS = ("preflight", "probe", "task", "experiment")
 STEPS = 5
 NEEDS = {("norm", "instance"): ["model=cnn"]}  # what a word needs beside itself
 PLAIN = ["preflight=none", "probe=none", "device=cpu", "batch_size=16", "schedule=constant",
-         "model.widths=[12,8]"]  # fmt: skip
+         "model.widths=[16,8]"]  # fmt: skip
 
 
 def folder_of_images() -> Path:

@@ -20,7 +20,7 @@ catalogue = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(catalogue)
 
 WORDS = [(group, word) for group in catalogue.GROUPS for word in words.groups()[group]]
-every_word = pytest.mark.parametrize(("group", "word"), WORDS, ids="=".join)
+every_word = pytest.mark.parametrize(("group", "word"), WORDS, ids=[f"{g}={w}" for g, w in WORDS])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_page_is_up_to_date(reasons):
 PAIRS = [("activation", "norm"), ("activation", "init"), ("norm", "optim"), ("optim", "schedule")]
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=" x ".join)
+@pytest.mark.parametrize("pair", PAIRS, ids=[" x ".join(pair) for pair in PAIRS])
 def test_every_pair_takes_five_steps_or_is_refused_with_a_reason(pair, images):
     """On the MLP, at every word's own defaults."""
     base = catalogue.bench_of(*catalogue.PLAIN)

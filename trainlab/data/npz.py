@@ -1,0 +1,155 @@
+"""A data set of the user's own: one .npz file of arrays. Named by conf/data/.
+
+Nothing in it is trusted: no pickles, and no size is believed before it is compared with the file.
+Letters: N samples, C channels, H W image, F features, K classes.
+"""
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from trainlab.data.dealt import dealt, with_test
+from trainlab.data.splits import FOR_IMAGES, FOR_TABLES, Split, Splits
+from trainlab.errors import DataError
+
+LARGEST = 2**34  # bytes of all arrays together, unpacked
+PARTS = ("train", "val", "test")
+WRITE = "np.savez(FILE, x=x, y=y)"
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def npz(
+    root: str | None = None,
+    split_seed: int = 0,
+    val_size: int | None = None,
+    max_value: float | None = None,
+) -> Splits:
+    """Arrays x and y, dealt out as 70 / 10 / 20 %; or x_train, y_train with x_test, y_test and,
+    if there, x_val, y_val (else `val_size` of train, null: a tenth).
+
+    x: (N, F) numbers for a table; (N, H, W) or (N, C, H, W) uint8 for images, whose largest value
+    is `max_value` (null: 255). y (N,): whole numbers or text. Optional: `classes` (K,) text, the
+    names of y = 0 ... K - 1, and `columns` (F,) text. Raises DataError for anything else.
+    """
+    if root is None:
+        raise DataError("data.root = null: data=npz needs a file; type data.root=FILE.npz")
+    path = Path(root).expanduser()
+    arrays = read(path)
+    named = [part for part in PARTS if f"x_{part}" in arrays or f"y_{part}" in arrays]
+    wanted = [f"{axis}_{part}" for part in named for axis in "xy"] if named else ["x", "y"]
+    if named and not {"train", "test"} <= set(named):
+        wanted = ["x_train", "y_train", "x_test", "y_test"]
+    for name in wanted:
+        if name not in arrays:
+            has = ", ".join(sorted(arrays)) or "nothing"
+            raise DataError(
+                f"{path}: has no array {name} (it has {has}); write it as {WRITE}, or with "
+                f"x_train, y_train, x_test, y_test"
+            )
+    xs = [_samples(arrays[name], f"{path}: {name}") for name in wanted[::2]]
+    ys, classes = _labels([arrays[name] for name in wanted[1::2]], arrays.get("classes"), path)
+    splits = [Split(x, y) for x, y in zip(xs, ys, strict=True)]
+    image = xs[0].dim() == 4
+    told: dict[str, Any] = {
+        "max_value": max_value or (255.0 if image else 1.0),
+        "name": "npz",
+        "keeps": FOR_IMAGES if image else FOR_TABLES,
+        "columns": tuple(map(str, arrays.get("columns", ()))),
+    }
+    if not image and len(told["columns"]) not in (0, xs[0].shape[1]):
+        raise DataError(
+            f"{path}: columns names {len(told['columns'])} of {xs[0].shape[1]} features; "
+            f"give one name each"
+        )
+    if len(splits) == 3:
+        return Splits(*splits, classes, **told)
+    if len(splits) == 2:
+        size = val_size or max(len(splits[0]) // 10, 1)
+        return with_test(*splits, classes, split_seed, size, **told)
+    return dealt(splits[0], classes, split_seed, **told)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file. DataError for what is not one, damaged, pickled or too large."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = [member for member in file.infolist() if member.filename.endswith(".npy")]
+            size = sum(member.file_size for member in members)
+            if size > LARGEST:
+                raise DataError(
+                    f"{path}: {size} bytes unpacked, at most {LARGEST} are read; "
+                    f"use fewer samples or smaller types"
+                )
+            return {m.filename[:-4]: _array(file, m, path) for m in members}
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"data.root = {path}: not a whole .npz file ({reason}); write one with {WRITE}"
+        ) from None
+
+
+def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    """One array, once its header accounts for every byte."""
+    where = f"{path}: {member.filename[:-4]}"
+    with file.open(member) as stream:
+        try:
+            shape, fortran, dtype = HEADERS[npy.read_magic(stream)](stream)
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{where}: not an array ({error}); write it with {WRITE}") from None
+        if dtype.hasobject:
+            raise DataError(f"{where}: holds Python objects, which are pickles and are not read; "
+                            f"store numbers or text, as x.astype('float32')")  # fmt: skip
+        bytes_said = math.prod(shape) * dtype.itemsize
+        data = stream.read(bytes_said + 1) if bytes_said <= member.file_size else b""
+        if len(data) != bytes_said:
+            raise DataError(f"{where}: its header says {shape} {dtype}, not what it holds; "
+                            f"write it anew with {WRITE}")  # fmt: skip
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _samples(x: np.ndarray, where: str) -> Tensor:
+    """(N, C, H, W) uint8 or (N, F) float32."""
+    if x.ndim == 2 and x.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes inf, refused
+            return torch.from_numpy(x.astype(np.float32))
+    if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        raise DataError(f"{where}: {x.shape} has the channels last; store x.transpose(0, 3, 1, 2)")
+    if x.ndim in (3, 4) and x.dtype == np.uint8:
+        return torch.from_numpy((x[:, None] if x.ndim == 3 else x).copy(order="C"))
+    raise DataError(
+        f"{where}: {x.shape} {x.dtype}; must be (N, F) numbers for a table, or (N, H, W) or "
+        f"(N, C, H, W) uint8 for images"
+    )
+
+
+def _labels(
+    ys: list[np.ndarray], names: np.ndarray | None, path: Path
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Class numbers (N,) int64 of each part, and the names of the classes.
+
+    Without `names` the classes are the values in y, in order.
+    """
+    for y in ys:
+        whole = y.dtype.kind in "biuU" or (y.dtype.kind == "f" and (y == np.round(y)).all())
+        if y.ndim != 1 or not whole:
+            hint = "store y.argmax(1)" if y.ndim == 2 and y.shape[1] > 1 else "store y of (N,)"
+            raise DataError(
+                f"{path}: y is {y.shape} {y.dtype}; must be one whole number or text per sample; "
+                f"{hint}"
+            )
+    if names is None:
+        values, numbers = np.unique(np.concatenate(ys), return_inverse=True)
+        names = [str(int(v)) if values.dtype.kind in "fb" else str(v) for v in values]
+        ys = np.split(numbers, np.cumsum([len(y) for y in ys])[:-1])
+    elif any(y.dtype.kind == "U" for y in ys):
+        raise DataError(f"{path}: y is text, so it names the classes; leave `classes` out")
+    if len(names) < 2:
+        raise DataError(f"{path}: y has the one class {names[0]}; give two or more")
+    return [torch.from_numpy(y.astype(np.int64)) for y in ys], tuple(map(str, names))

@@ -1,0 +1,123 @@
+"""Images that are too many for memory: rows of a memory-mapped file, read ahead of the training.
+
+Letters: N images of the file, n of this split, B batch, C channels, H W image.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+
+class Rows:
+    """Some images of a file, in some order: what a Tensor (n, C, H, W) uint8 would be.
+
+    It has of a Tensor what splits, preprocessing and batches ask for. `index_select` and `join`
+    read nothing; `split` and `reader` give real tensors.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        index: Tensor,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.images, self.index, self.workers = images, index, workers
+        self.device = torch.device(device)
+        self.shape = torch.Size((len(index), *images.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def dim(self) -> int:
+        return 4
+
+    def is_floating_point(self) -> bool:
+        return False
+
+    def to(self, device: torch.device | str) -> "Rows":
+        """Where batches will be; the file stays where it is."""
+        return Rows(self.images, self.index, self.workers, device)
+
+    def index_select(self, dim: int, index: Tensor) -> "Rows":
+        chosen = self.index.index_select(0, index.cpu())
+        return Rows(self.images, chosen, self.workers, self.device)
+
+    def join(self, other: "Rows") -> "Rows":
+        """These and other rows of the same file."""
+        index = torch.cat([self.index, other.index])
+        return Rows(self.images, index, self.workers, self.device)
+
+    def split(self, size: int) -> "Chunks":
+        """Like Tensor.split, read when iterated, any number of times. On the CPU."""
+        return Chunks(self.images, self.index.split(size))
+
+    def reader(self) -> "Reader":
+        return Reader(self)
+
+
+class Chunks:
+    """Tensors (n, C, H, W) uint8, one for each index tensor."""
+
+    def __init__(self, images: np.ndarray, indices: tuple[Tensor, ...]):
+        self.images, self.indices = images, indices
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (_read(self.images, index.numpy()) for index in self.indices)
+
+
+class Reader:
+    """reader(indices, position) -> batch x (B, C, H, W) uint8 of indices[position].
+
+    As long as positions follow each other a DataLoader reads ahead; any other position starts it
+    anew there, so that a resumed run gets the batches that it would have got.
+    """
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+        self._plan: tuple[Tensor, ...] | None = None
+        self._next = -1
+        self._batches: Iterator[Tensor] = iter(())
+
+    def __call__(self, indices: tuple[Tensor, ...], position: int) -> Tensor:
+        if indices is not self._plan or position != self._next:
+            self._plan, self._batches = indices, self._from(indices[position:])
+        self._next = position + 1
+        return next(self._batches).to(self.rows.device, non_blocking=True)
+
+    def _from(self, indices: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            Images(self.rows.images),
+            batch_sampler=[self.rows.index[index.cpu().reshape(-1)].numpy() for index in indices],
+            num_workers=self.rows.workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.rows.device.type == "cuda",
+            generator=torch.Generator(),  # without one it draws from the global stream
+        )
+        return iter(loader)
+
+
+class Images:
+    """What a DataLoader takes: a whole batch at once."""
+
+    def __init__(self, images: np.ndarray):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, index: np.ndarray) -> Tensor:
+        return _read(self.images, index)
+
+
+def _read(images: np.ndarray, index: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(images[index]))  # a copy: index is an array
+
+
+def _as_it_is(batch: Tensor) -> Tensor:
+    return batch
