@@ -27,16 +27,23 @@ OTHERS = ("preflight", "probe", "task", "experiment")
 STEPS = 5
 NEEDS = {("norm", "instance"): ["model=cnn"]}  # what a word needs beside itself
 PLAIN = ["preflight=none", "probe=none", "device=cpu", "batch_size=16", "schedule=constant",
-         "model.widths=[16,8]"]  # fmt: skip
+         "model.widths=[32,16]", "groups.decay_all=true"]  # fmt: skip
 
 
 def folder_of_images() -> Path:
-    """An .npz of 80 random 3x32x32 images of four classes, for what needs images of that size."""
-    path = Path(tempfile.mkdtemp()) / "images.npz"
+    """A folder with 80 random 3x32x32 images of four classes, in images.npz and in CLASS/N.png."""
+    from PIL import Image
+
+    folder = Path(tempfile.mkdtemp())
     y = np.arange(80) % 4
     noise = np.random.default_rng(0).integers(0, 64, (80, 3, 32, 32))
-    np.savez(path, x=(noise + 40 * y[:, None, None, None]).astype(np.uint8), y=y)
-    return path
+    x = (noise + 40 * y[:, None, None, None]).astype(np.uint8)
+    np.savez(folder / "images.npz", x=x, y=y)
+    for number, (image, label) in enumerate(zip(x, y, strict=True)):
+        path = folder / "png" / f"class{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return folder
 
 
 def bench_of(*overrides: str) -> story.Bench:
@@ -56,8 +63,14 @@ def overrides_of(group: str, word: str, images: Path) -> list[str]:
         typed[line.partition("=")[0]] = line
     if group == "model" or "model" in typed:
         del typed["model.widths"]
+    if group == "model" and word not in ("linear", "torchvision"):
+        typed["norm"] = "norm=batch"  # deep ones do not train without
     if (group == "model" and word not in ("mlp", "linear", "residual_mlp")) or group == "augment":
-        typed |= {"data": "data=npz", "data.root": f"data.root={images}"}
+        typed |= {"data": "data=npz", "data.root": f"data.root={images}/images.npz"}
+    if word == "npz":
+        typed["data.root"] = f"data.root={images}/images.npz"
+    if word == "image_folder":
+        typed["data.root"] = f"data.root={images}/png"
     return list(typed.values())
 
 
@@ -69,6 +82,8 @@ def in_double(bench: story.Bench, seed: int) -> Trainer:
     batches = bench.fresh().batches
     trainer.model.double()
     trainer.batches = lambda step: (batches(step)[0].double(), batches(step)[1])
+    trainer.optimizer = bench.door(bench.cfg.optim)(bench.parameters(trainer.model))
+    trainer.steps = STEPS
     seed_everything(seed, "dropout")
     return trainer
 

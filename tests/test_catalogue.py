@@ -80,6 +80,7 @@ def test_a_word_resumes_bit_for_bit(group, word, images):
     assert first.keys() == second.keys()
     for name, expected in first.items():
         assert torch.equal(second[name], expected), name
+    assert all(t.isfinite().all() for t in whole.model.state_dict().values())
 
 
 @pytest.fixture(scope="module")

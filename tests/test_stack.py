@@ -111,6 +111,7 @@ class Odd(nn.Sequential):
         ),
         ([nn.ELU(1.0), nn.ELU(2.0)], "runs of a stack differ"),
         ([nn.BatchNorm1d(3, affine=False)] * 2, "BatchNorm1d does not stack"),
+        ([Odd(nn.BatchNorm2d(3))] * 2, "Odd does not stack|BatchNorm2d does not stack"),
     ],
 )
 def test_what_does_not_stack_is_refused_by_name(models, words):

@@ -34,6 +34,10 @@ class Keeper:
         """Seconds of training, the earlier starts of this run included."""
         return time.monotonic() - self.begun
 
+    def told(self) -> dict[str, Any]:
+        """What summary.json says of it."""
+        return {"seconds": self.elapsed(), "resumes": self.resumes}
+
     def save(self, trainer: Trainer) -> None:
         """As `save_now`, but a disk that is full for a while does not end the run: it is tried
         again when the next checkpoint is due, FAILURES times at most and never at the end."""

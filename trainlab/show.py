@@ -155,14 +155,20 @@ class Show:
         self.console.print(f"files   {directory}", soft_wrap=True)
         self.console.print(f"curves  tensorboard --logdir {directory}", soft_wrap=True)
 
-    def threads_hint(self, threads: int, seconds: float) -> None:
+    def threads_hint(self, threads: int, at: int) -> None:
         """Say where more threads would pay: steps over 2 ms are arithmetic rather than calls."""
         cores = os.cpu_count() or 1
+        seconds = (time.monotonic() - self.since) / max(at - self.begun, 1)
         if threads < cores and seconds > 2e-3:
             self.note(
                 f"threads = {threads}: a step took {seconds * 1e3:.1f} ms on {threads} of {cores} "
                 f"cores; threads={cores} may be faster on an idle machine (and gives other bits)"
             )
+
+    def notes(self, texts: Iterable[str]) -> None:
+        """A line each."""
+        for text in texts:
+            self.note(text)
 
     def note(self, text: str) -> None:
         """One line beside the chapters, such as where a run was resumed."""

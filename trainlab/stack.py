@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -49,9 +49,9 @@ def lift(function: Callable) -> Callable:
 
 
 def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Module:
-    first, kind = models[0], type(models[0])
+    first, kind = models[0], _kind(models[0])
     for model in models:
-        if type(model) is not kind or repr(model) != repr(first):
+        if _kind(model) is not kind or repr(model) != repr(first):
             raise ConfigError(f"runs of a stack differ: {first} and {model}; run them one by one")
     if kind is nn.Sequential:
         names = [name for name, _ in first.named_children()]
@@ -59,7 +59,7 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
         return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
     if kind is nn.Linear and not is_parametrized(first):
         return Linear(models)
-    if kind is nn.BatchNorm1d and first.affine and first.track_running_stats:
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and first.affine and first.track_running_stats:
         return BatchNorm(models)
     if kind is nn.Dropout:
         return Dropout(first.p, dropout)
@@ -73,6 +73,11 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
         if any(b is not None for b in module._buffers.values()):
             raise _refused(module, "holds running figures, which are not kept apart by run here")
     return Mapped(models)
+
+
+def _kind(module: nn.Module) -> type:
+    """Its class; torch gives every parametrized module (weight norm) a class of its own."""
+    return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
 def _refused(module: nn.Module, reason: str) -> ConfigError:
@@ -108,10 +113,10 @@ class Mapped(nn.Module):
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
         self.one = [models[0]]  # in a list, so that its own parameters are not found
-        params = stack_module_state(list(models))[0]
-        self.names = {name: name.replace(".", "/") for name in params}
+        self.names = {name: name.replace(".", "/") for name, _ in models[0].named_parameters()}
         for name, own in self.names.items():
-            self.register_parameter(own, nn.Parameter(params[name].detach().contiguous()))
+            values = together([model.get_parameter(name) for model in models])
+            self.register_parameter(own, nn.Parameter(values))
 
     def forward(self, x: Tensor) -> Tensor:
         params = {name: getattr(self, own) for name, own in self.names.items()}
@@ -119,8 +124,8 @@ class Mapped(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """(R, B, F): torch's own batch norm on R * F features, so its running statistics are torch's
-    too."""
+    """(R, B, F) or (R, B, C, H, W): torch's own batch norm on R * F features or R * C channels, so
+    its running statistics are torch's too."""
 
     def __init__(self, layers: Sequence[nn.BatchNorm1d]):
         super().__init__()
@@ -133,14 +138,13 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1
-        runs, batch, width = x.shape
         packed = functional.batch_norm(
-            x.transpose(0, 1).reshape(batch, runs * width),
+            x.transpose(0, 1).flatten(1, 2),
             self.running_mean.view(-1), self.running_var.view(-1),
             self.weight.view(-1), self.bias.view(-1),
             self.training, self.momentum, self.eps,
         )  # fmt: skip
-        return packed.view(batch, runs, width).transpose(0, 1)
+        return packed.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
 class Dropout(nn.Module):

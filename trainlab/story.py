@@ -6,7 +6,6 @@ values.
 
 import dataclasses
 import inspect
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -165,16 +164,14 @@ def train(
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
         if len(trainer.optimizer.param_groups) > 1:
             show.groups(trainer.optimizer.param_groups)
-        for notice in bench.notices():
-            show.note(notice)
+        show.notes(bench.notices())
         keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
             from trainlab import restore
 
             saved, notes = restore.find(directory, keeper.facts, trainer.steps, cfg.resume_allow)
-            for note in notes:
-                show.note(note)
+            show.notes(notes)
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         if "file" in keeper.facts["preprocess"]:
@@ -186,9 +183,9 @@ def train(
         world.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.take_up(directory, saved, trainer)
-        kept = keeper.go_on(saved) if saved else 0
-        log = keeper.log = stack.enter_context(Log(directory, kept))
-        if kept == 0:
+        rows = keeper.go_on(saved) if saved else 0
+        log = keeper.log = stack.enter_context(Log(directory, rows))
+        if rows == 0:
             log.text("recipe", words.card(cfg, choices))
             log.curve("schedule/lr", drawn(trainer))
         watch = Watch(
@@ -199,19 +196,14 @@ def train(
         )
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
-        begun, at = time.monotonic(), trainer.at
         trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
         show.stop()
         if bench.device.type == "cpu":
-            show.threads_hint(cfg.threads, (time.monotonic() - begun) / max(trainer.at - at, 1))
+            show.threads_hint(cfg.threads, trainer.at)
 
-        summary = close(bench, trainer, log) | {
-            "config_digest": digest,
-            "verdicts": {v.name: v.status for v in verdicts},
-            "seconds": keeper.elapsed(),
-            "resumes": keeper.resumes,
-            "directory": str(directory),
-        }
+        summary = close(bench, trainer, log)
+        summary["verdicts"] = {v.name: v.status for v in verdicts}
+        summary |= keeper.told() | {"config_digest": digest, "directory": str(directory)}
         durable.write_json(directory / "summary.json", summary)
         status.write("finished")
     show.closing(summary["results"], summary["best_step"], verdicts, directory)

@@ -57,6 +57,8 @@ class MomentumEMA(Descent):
     (1 - momentum). torch's SGD with dampening starts from m = g instead.
     """
 
+    elementwise = True  # so it stacks
+
     def __init__(
         self,
         params: Iterable,
