@@ -25,7 +25,8 @@ GROUPS = (
 )  # fmt: skip
 OTHERS = ("preflight", "probe", "task", "experiment")
 STEPS = 5
-NEEDS = {("norm", "instance"): ["model=cnn"]}  # what a word needs beside itself
+# what a word needs beside itself
+NEEDS = {("norm", "instance"): ["model=cnn"], ("loss", "squared_hinge"): ["optim.lr=0.005"]}
 PLAIN = ["preflight=none", "probe=none", "device=cpu", "batch_size=16", "schedule=constant",
          "model.widths=[32,16]", "groups.decay_all=true"]  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from trainlab import checkpoint, restore, words, world
-from trainlab.errors import ConfigError, DataError
+from trainlab.errors import ConfigError, DataError, NonFiniteError
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("catalogue", ROOT / "scripts" / "build_catalogue.py")
@@ -101,6 +101,13 @@ def test_the_page_is_up_to_date(reasons):
         assert line in now or "not tried" in line, "run python scripts/build_catalogue.py"
 
 
+# refused with a reason: instance norm has nothing to average over in a layer of an MLP
+REFUSED = {
+    ("activation", "norm"): {(word, "instance") for word in words.groups()["activation"]},
+    ("norm", "optim"): {("instance", word) for word in words.groups()["optim"]},
+}
+# grows without bound from weights of std 1: a non-finite loss that is told with what to type
+DIVERGE = {("activation", "init"): {("relu_squared", "unit_gaussian")}}
 PAIRS = [("activation", "norm"), ("activation", "init"), ("norm", "optim"), ("optim", "schedule")]
 
 
@@ -109,12 +116,14 @@ def test_every_pair_takes_five_steps_or_is_refused_with_a_reason(pair, images):
     """On the MLP, at every word's own defaults."""
     base = catalogue.bench_of(*catalogue.PLAIN)
     nodes = {
-        (group, word): catalogue.bench_of(*catalogue.PLAIN, f"{group}={word}").cfg[group]
+        (group, word): catalogue.bench_of(
+            *(line for line in catalogue.PLAIN if not line.startswith(f"{group}=")),
+            f"{group}={word}",
+        ).cfg[group]
         for group in pair
         for word in words.groups()[group]
-        if f"{group}={word}" not in catalogue.PLAIN
     }
-    refused = []
+    refused, diverged = set(), set()
     for (one, first), node in nodes.items():
         for (other, second), another in nodes.items():
             if (one, other) != pair:
@@ -122,15 +131,17 @@ def test_every_pair_takes_five_steps_or_is_refused_with_a_reason(pair, images):
             base.cfg[one], base.cfg[other] = node, another
             try:
                 trainer = base.fresh()
-                losses = [trainer.step(*trainer.batches(step)).detach() for step in range(5)]
+                for step in range(5):
+                    trainer.step(*trainer.batches(step))
+                checkpoint.state_of(trainer)
             except ConfigError as error:
                 assert len(str(error)) > 20
-                refused.append((first, second))
-                continue
-            weights = [p.isfinite().all() for p in trainer.params]
-            finite = torch.stack([*losses, *weights]).isfinite() & torch.stack(weights).all()
-            assert finite.all(), f"{one}={first} {other}={second}: {losses}"
-    assert len(refused) < len(nodes) ** 2 / 8, refused
+                refused.add((first, second))
+            except NonFiniteError as error:
+                assert "it must stay finite; try" in str(error)
+                diverged.add((first, second))
+    assert refused == REFUSED.get(pair, set())
+    assert diverged == DIVERGE.get(pair, set())
 
 
 # recipes that must halve the loss in 100 steps on 256 digits
@@ -157,8 +168,9 @@ HEALTHY = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_recipe_halves_the_loss_in_100_steps_on_256_digits(name):
     recipe = ["data.train_size=256", "max_steps=100", "preflight=none", "probe=none"]
-    trainer = catalogue.bench_of(*recipe, *HEALTHY[name]).fresh()
-    first = trainer.evaluate(trainer.validation)
+    bench = catalogue.bench_of(*recipe, *HEALTHY[name])
+    trainer, train = bench.fresh(), bench.in_order(bench.splits.train)
+    first = trainer.evaluate(train)
     while not trainer.ended():
         trainer.step(*trainer.batches(trainer.at))
-    assert trainer.evaluate(trainer.validation)["loss"] < first["loss"] / 2
+    assert trainer.evaluate(train)["loss"] < first["loss"] / 2

@@ -57,7 +57,7 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
         names = [name for name, _ in first.named_children()]
         layers = [_stacked([m.get_submodule(name) for m in models], dropout) for name in names]
         return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
-    if kind is nn.Linear and not is_parametrized(first):
+    if kind is nn.Linear and type(first) is kind:
         return Linear(models)
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and first.affine and first.track_running_stats:
         return BatchNorm(models)
@@ -70,6 +70,8 @@ def _stacked(models: list[nn.Module], dropout: list[torch.Generator]) -> nn.Modu
     for module in first.modules():
         if isinstance(module, RANDOM) or getattr(module, "random", False):
             raise _refused(module, "draws at random, and each run must follow its own stream")
+        if is_parametrized(module):
+            raise _refused(first, "computes its weight by a product that torch cannot batch")
         if any(b is not None for b in module._buffers.values()):
             raise _refused(module, "holds running figures, which are not kept apart by run here")
     return Mapped(models)
