@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from trainlab import __version__, checkpoint, durable, rundir, spine, words, world
 from trainlab.data.batches import Batches, shuffled, unshuffled
+from trainlab.data.preprocess import fit
+from trainlab.data.sources import loaded
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 from trainlab.keeper import Keeper
@@ -109,7 +111,7 @@ def init_stream(seed: int, part: int) -> Iterator[None]:
 
 def apart(cfg: DictConfig, group: str) -> tuple[DictConfig, dict[str, Any]]:
     """A group's node without the keys in it that trainlab itself owns, and those."""
-    node = OmegaConf.to_container(cfg[group], resolve=True)
+    node = OmegaConf.to_container(cfg[group])
     own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in spine.SPINE}
     return OmegaConf.create({group: node})[group], own
 
@@ -117,19 +119,9 @@ def apart(cfg: DictConfig, group: str) -> tuple[DictConfig, dict[str, Any]]:
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
     device = world.join(cfg.device, cfg.threads)
-    node, options = apart(cfg, "data")
-    splits = door(node)
-    if any(value != spine.SPINE[f"data.{key}"].default for key, value in options.items()):
-        from trainlab.data.options import chosen
-
-        splits = chosen(splits, node.get("split_seed", 0), **options)
-    node, own = apart(cfg, "preprocess")
-    fitted = unlike = door(node)(splits.train.x, splits.max_value).to(device)
-    if own["test"] is not None:
-        from trainlab.data.mismatch import other
-
-        unlike = other(own["test"], door, splits, fitted).to(device)
-    return Bench(cfg, door, device, splits.to(device), fitted, unlike)
+    splits = loaded(door, *apart(cfg, "data"))
+    fitted = [each.to(device) for each in fit(door, *apart(cfg, "preprocess"), splits)]
+    return Bench(cfg, door, device, splits.to(device), *fitted)
 
 
 def train(
@@ -156,10 +148,7 @@ def train(
                 show.note(note)
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-        if "file" in keeper.facts["preprocess"]:
-            from trainlab.data import kept
-
-            kept.write(directory, bench.preprocess.state())
+        bench.preprocess.keep(directory)
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")
@@ -226,18 +215,12 @@ def threads_hint(bench: Bench, show: Show, seconds: float) -> None:
 def facts(bench: Bench) -> dict[str, Any]:
     """What a checkpoint holds beside the Trainer's state, so that nothing else is needed to use
     it."""
-    state = bench.preprocess.state()
-    preprocess = {name: t.tolist() for name, t in state.items() if t.numel() <= 1000}
-    if len(preprocess) < len(state):  # too large for a manifest
-        from trainlab.data import kept
-
-        preprocess = kept.named(state)
     return {
         "trainlab": __version__,
         "config": OmegaConf.to_container(bench.cfg, resolve=True),
         "data": bench.splits.digest(),
         "environment": world.environment(bench.device),
-        "preprocess": preprocess,
+        "preprocess": bench.preprocess.told(),
         "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }
