@@ -94,18 +94,12 @@ class Keeper:
 def facts(bench: Any) -> dict[str, Any]:
     """What a checkpoint holds of a story's Bench beside the Trainer's state, so that nothing else
     is needed to use it."""
-    state = bench.preprocess.state()
-    preprocess = {name: t.tolist() for name, t in state.items() if t.numel() <= 1000}
-    if len(preprocess) < len(state):  # too large for a manifest
-        from trainlab.data import kept
-
-        preprocess = kept.named(state)
     return {
         "trainlab": __version__,
         "config": spine.values(bench.cfg),
         "data": bench.splits.digest(),
         "environment": world.environment(bench.device),
-        "preprocess": preprocess,
+        "preprocess": bench.preprocess.told(),
         "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }

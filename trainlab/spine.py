@@ -141,7 +141,7 @@ RANGES = {
     Key(float, gt=0): """
         activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
         init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
-        data.turns data.spread preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
+        preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
         optim.eps""",
     Key(float, ge=0): """
         activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
@@ -175,7 +175,6 @@ RANGES = {
     Key(int, ge=2, le=1024): "activation.pieces",
     Key(int, ge=1, le=1000): "init.tries",
     Key(int, ge=1, le=2**20): "norm.groups",
-
     Key(int, ge=10, le=10**7): "data.samples",
     Key(int, ge=2, le=100): "data.groups",
     Key(int, ge=1, le=2**14, null=True): "data.size",

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from trainlab import checkpoint, durable, rundir, spine, words, world
 from trainlab.data.batches import Batches, shuffled, unshuffled
+from trainlab.data.preprocess import fit
+from trainlab.data.sources import loaded
 from trainlab.data.splits import Splits
 from trainlab.keeper import Keeper, facts
 from trainlab.log import Log
@@ -133,19 +135,9 @@ def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
     device = world.join(cfg.device, cfg.threads)
-    node, options = spine.apart(cfg, "data")
-    splits = door(node)
-    if any(value != spine.SPINE[f"data.{key}"].default for key, value in options.items()):
-        from trainlab.data.options import chosen
-
-        splits = chosen(splits, node.get("split_seed", 0), **options)
-    node, own = spine.apart(cfg, "preprocess")
-    fitted = unlike = door(node)(splits.train.x, splits.max_value).to(device)
-    if own["test"] is not None:
-        from trainlab.data.mismatch import other
-
-        unlike = other(own["test"], door, splits, fitted).to(device)
-    return Bench(cfg, door, device, splits.to(device), fitted, unlike)
+    splits = loaded(door, *spine.apart(cfg, "data"))
+    fitted = [each.to(device) for each in fit(door, *spine.apart(cfg, "preprocess"), splits)]
+    return Bench(cfg, door, device, splits.to(device), *fitted)
 
 
 def train(
@@ -174,10 +166,7 @@ def train(
             show.notes(notes)
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-        if "file" in keeper.facts["preprocess"]:
-            from trainlab.data import kept
-
-            kept.write(directory, bench.preprocess.state())
+        bench.preprocess.keep(directory)
         verdicts = preflight(bench, directory, show)
 
         world.seed_everything(cfg.seed, "dropout")

@@ -146,11 +146,12 @@ def test_a_stack_of_orders_streams(tmp_path):
 
 
 def test_options_and_matrices_on_the_disk(tmp_path):
-    root = str(build(tmp_path / "images", ("ant", "bee", "cat"), n=60))
-    asked = {"classes": ["ant", "cat"], "fold": 1, "train_size": 60, "label_noise": 0.1}
+    root = str(build(tmp_path / "images", ("ant", "bee", "cat"), n=80))
+    asked = {"classes": ["ant", "cat"], "fold": 1, "train_size": 90, "label_noise": 0.1}
     memory, disk = (chosen(image_folder(root, memory_limit=m), 0, **asked) for m in (64, 0))
     assert isinstance(disk.train.x, Rows)
     assert memory.digest() == disk.digest()
+    assert torch.equal(memory.train.x[3:5], disk.train.x[3:5])
     for a, b in zip(zca(memory.train.x, 255.0).state().values(),
                     zca(disk.train.x, 255.0).state().values(), strict=True):  # fmt: skip
         assert torch.equal(a, b)

@@ -13,6 +13,7 @@ from trainlab.data import linear
 from trainlab.data.affine import center_image, center_scalar, scale01, standardize_pixel
 from trainlab.data.batches import Batches
 from trainlab.data.linear import pca, restored, whiten, zca
+from trainlab.data.mismatch import other
 from trainlab.data.sources import digits
 from trainlab.errors import CheckpointError, ConfigError, DataError
 
@@ -198,6 +199,14 @@ def test_a_deliberate_mismatch_is_for_validation_and_test_alone(folder):
     assert again["results"] == other["results"]
 
 
+def test_the_other_word_is_fitted_on_train_too():
+    data = digits()
+    usual = fit("standardize", data.train.x, 16.0)
+    fitted = other("center_image", Door(), data, usual)
+    expected = fit("center_image", data.train.x, 16.0).state()
+    assert all(torch.equal(value, expected[name]) for name, value in fitted.state().items())
+
+
 @pytest.mark.parametrize("word, message", [("stand", "standardize"), ("pca", "keeps the shape")])
 def test_a_mismatch_that_cannot_be(folder, word, message):
     with pytest.raises(ConfigError, match=f"preprocess.test = {word}.*{message}"):
@@ -214,9 +223,9 @@ def test_augment_gets_the_raw_batch_and_the_step():
 
     fitted = fit("standardize", data.x, 16.0)
     order = lambda epoch: torch.arange(len(data))  # noqa: E731
-    x, y = Batches(data, fitted, 32, order, augment=augment)(1)
+    x, y = Batches(data, fitted, 32, order, augment=augment)(41)
     plain, labels = Batches(data, fitted, 32, order)(1)
-    assert seen == [(torch.uint8, (32, 1, 8, 8), torch.int64, 1)]
+    assert seen == [(torch.uint8, (32, 1, 8, 8), torch.int64, 41)]  # 40 an epoch
     assert torch.equal(x, plain.flip(3)) and torch.equal(y.argmax(1), labels)
     stacked = Batches(data, fitted, 32, lambda epoch: torch.arange(len(data)).expand(3, -1),
                       augment=augment)  # fmt: skip

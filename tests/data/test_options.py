@@ -175,3 +175,36 @@ def test_options_together():
 def test_what_the_data_do_not_allow(asked, message):
     with pytest.raises(ConfigError, match=message):
         chosen(DIGITS, 0, **asked)
+
+
+def bench_of(*overrides):
+    from trainlab import command
+    from trainlab.build import Door
+    from trainlab.story import prepare
+
+    with command.loaded() as hydra:
+        return prepare(command.check(hydra, overrides).ours, Door())
+
+
+def test_sorted_trains_on_one_class_after_the_other():
+    bench = bench_of("data.order=sorted", "data.train_size=200", "batch_size=20")
+    batches = bench.fresh().batches
+    for epoch in range(2):
+        seen = torch.cat([batches(epoch * 10 + step)[1] for step in range(10)])
+        assert torch.equal(seen, bench.splits.train.y) and torch.equal(seen, seen.sort().values)
+
+
+def test_options_are_no_keywords_of_the_sources():
+    bench = bench_of(
+        "data=wine", "data.features=[hue,alcohol]", "data.classes=[0,2]", "data.fold=0"
+    )
+    assert bench.splits.columns == ("alcohol", "hue")
+    assert bench.shape == (2,) and bench.splits.classes == ("cultivar_1", "cultivar_3")
+    assert len(bench.splits.val) == 17  # a fifth of 83
+    assert bench.fresh().model(torch.zeros(4, 2)).shape == (4, 2)
+
+
+def test_the_network_gets_what_the_preprocessing_gives():
+    bench = bench_of("preprocess=pca", "preprocess.components=7")
+    assert bench.shape == (7,) and bench.splits.shape == (1, 8, 8)
+    assert bench.fresh().batches(0)[0].shape == (32, 7)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from trainlab.data import preprocess
-from trainlab.data.preprocess import Affine, center_channel, none, standardize
+from trainlab.data.affine import center_channel, none
+from trainlab.data.preprocess import Affine, standardize
 from trainlab.data.sources import digits
 from trainlab.data.splits import Split
 
@@ -82,7 +83,7 @@ def test_fitted_on_train_alone(word):
 
 def test_chunks_do_not_matter():
     x = images()
-    mean, std = preprocess._mean_std(x, 255.0, (0, 2, 3))
-    small = [preprocess._mean_std(part, 255.0, (0, 2, 3))[0] * len(part) for part in x.split(100)]
+    mean, std = preprocess.mean_std(x, 255.0, (0, 2, 3))
+    small = [preprocess.mean_std(part, 255.0, (0, 2, 3))[0] * len(part) for part in x.split(100)]
     torch.testing.assert_close(mean, sum(small) / len(x))
     assert mean.dtype == std.dtype == torch.float64

@@ -6,7 +6,18 @@ Letters: N samples, C channels, H W image, F features.
 import torch
 from torch import Tensor
 
-from trainlab.data.preprocess import Affine, centered, standardized
+from trainlab.data.preprocess import Affine, mean_std, per_channel, standardized
+
+
+def none(x: Tensor, max_value: float) -> Affine:
+    """Raw values as floats."""
+    one = torch.ones((x.shape[1], 1, 1) if x.dim() == 4 else (x.shape[1],))
+    return Affine(one, torch.zeros_like(one))
+
+
+def center_channel(x: Tensor, max_value: float) -> Affine:
+    """x / max_value minus its mean per channel (images) or per feature (tables) of x (N, ...)."""
+    return _centered(x, max_value, per_channel(x))
 
 
 def scale01(x: Tensor, max_value: float) -> Affine:
@@ -22,12 +33,12 @@ def scale01(x: Tensor, max_value: float) -> Affine:
 
 def center_scalar(x: Tensor, max_value: float) -> Affine:
     """x / max_value minus one number, the mean over all samples, channels and pixels."""
-    return centered(x, max_value, tuple(range(x.dim())))
+    return _centered(x, max_value, tuple(range(x.dim())))
 
 
 def center_image(x: Tensor, max_value: float) -> Affine:
     """x / max_value minus the mean image (C, H, W), or the mean row (F,) of a table."""
-    return centered(x, max_value, (0,))
+    return _centered(x, max_value, (0,))
 
 
 def standardize_pixel(x: Tensor, max_value: float) -> Affine:
@@ -37,3 +48,9 @@ def standardize_pixel(x: Tensor, max_value: float) -> Affine:
     splits it may be anything, in units of max_value.
     """
     return standardized(x, max_value, (0,))
+
+
+def _centered(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
+    """x / max_value minus its mean over `axes`."""
+    mean, _ = mean_std(x, max_value, axes)
+    return Affine(torch.full_like(mean, 1 / max_value).float(), -mean.float())

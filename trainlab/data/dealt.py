@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from trainlab.data.sources import NO_FLIP
 from trainlab.data.splits import Split, Splits, stratified
 from trainlab.errors import ConfigError, DataError
 
+FOR_IMAGES = ("flip", *NO_FLIP)  # the augmentations that keep the labels of photographs
+FOR_TABLES = ("noise", "mixup")
 SHARES = (0.7, 0.1, 0.2)  # of training, validation and test where nothing is given
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.dealt import dealt, with_test
+from trainlab.data.dealt import FOR_IMAGES, dealt, with_test
 from trainlab.data.decoded import File, decoded_once
-from trainlab.data.splits import FOR_IMAGES, Split, Splits
+from trainlab.data.splits import Split, Splits
 from trainlab.data.stored import Rows
 from trainlab.errors import DataError
 

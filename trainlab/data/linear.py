@@ -6,10 +6,13 @@ F features or pixels (C*H*W), D directions kept.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainlab.data import kept
 from trainlab.errors import DataError
 
 LARGEST = 8192  # pixels; their covariance takes 512 MiB in float64 and its eigenvectors minutes
@@ -42,6 +45,14 @@ class Linear:
         """What a run keeps; `restored(state)` is the same map again."""
         shapes = {"before": torch.tensor(self.before), "after": torch.tensor(self.after)}
         return {"mean": self.mean, "forward": self.forward, "backward": self.backward} | shapes
+
+    def told(self) -> dict[str, Any]:
+        """The file of numbers that `keep` writes, with its digest, for a manifest."""
+        return kept.named(self.state())
+
+    def keep(self, run: Path) -> None:
+        """Write that file into the run folder."""
+        kept.write(run, self.state())
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Linear":
         moved = (t.to(device, dtype) for t in (self.mean, self.forward, self.backward))

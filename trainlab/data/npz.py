@@ -15,8 +15,8 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from trainlab.data.dealt import dealt, with_test
-from trainlab.data.splits import FOR_IMAGES, FOR_TABLES, Split, Splits
+from trainlab.data.dealt import FOR_IMAGES, FOR_TABLES, dealt, with_test
+from trainlab.data.splits import Split, Splits
 from trainlab.errors import DataError
 
 LARGEST = 2**34  # bytes of all arrays together, unpacked
@@ -107,7 +107,7 @@ def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.nda
             raise DataError(f"{where}: holds Python objects, which are pickles and are not read; "
                             f"store numbers or text, as x.astype('float32')")  # fmt: skip
         bytes_said = math.prod(shape) * dtype.itemsize
-        data = stream.read(bytes_said + 1) if bytes_said <= member.file_size else b""
+        data = stream.read(bytes_said + 1)
         if len(data) != bytes_said:
             raise DataError(f"{where}: its header says {shape} {dtype}, not what it holds; "
                             f"write it anew with {WRITE}")  # fmt: skip

@@ -5,11 +5,17 @@ Letters: B batch, N samples, C channels, H W image, F features.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from trainlab.data.splits import Splits
+
+MOST_TOLD = 1000  # numbers; a manifest is written at every checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,24 +50,40 @@ class Affine:
         """
         return Affine(*(t.expand(shape).contiguous() for t in (self.scale, self.shift)))
 
+    def told(self) -> dict[str, Any]:
+        """The state as a manifest can hold it: numbers, or the file of them that `keep` writes."""
+        if self.scale.numel() <= MOST_TOLD:
+            return {name: t.tolist() for name, t in self.state().items()}
+        from trainlab.data import kept
+
+        return kept.named(self.state())
+
+    def keep(self, run: Path) -> None:
+        """Write that file into the run folder, if there is one."""
+        if self.scale.numel() > MOST_TOLD:
+            from trainlab.data import kept
+
+            kept.write(run, self.state())
+
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample after it."""
         return before
 
 
-def none(x: Tensor, max_value: float) -> Affine:
-    """Raw values as floats."""
-    one = torch.ones((x.shape[1], 1, 1) if x.dim() == 4 else (x.shape[1],))
-    return Affine(one, torch.zeros_like(one))
+def fit(door: Callable, node: Any, own: dict[str, Any], splits: Splits) -> tuple[Any, Any]:
+    """The preprocessing of the training split, and that of the others: the same, unless
+    `preprocess.test` names another word."""
+    fitted = door(node)(splits.train.x, splits.max_value)
+    if own["test"] is None:
+        return fitted, fitted
+    from trainlab.data.mismatch import other
 
-
-def center_channel(x: Tensor, max_value: float) -> Affine:
-    """x / max_value minus its mean per channel (images) or per feature (tables) of x (N, ...)."""
-    return centered(x, max_value, per_channel(x))
+    return fitted, other(own["test"], door, splits, fitted)
 
 
 def standardize(x: Tensor, max_value: float) -> Affine:
-    """As `center_channel`, then divided by the standard deviation (over N, no Bessel correction).
+    """x / max_value minus its mean per channel (images) or per feature (tables) of x (N, ...), then
+    divided by the standard deviation (over N, no Bessel correction).
 
     A channel or feature that is constant in x gets standard deviation 1, so it becomes 0.
     LeCun, Bottou, Orr, Mueller, Efficient BackProp (1998), section 4.3.
@@ -74,23 +96,13 @@ def per_channel(x: Tensor) -> tuple[int, ...]:
     return (0, 2, 3) if x.dim() == 4 else (0,)
 
 
-def centered(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
-    """x / max_value minus its mean over `axes`."""
-    mean, _ = _mean_std(x, max_value, axes)
-    return _affine(torch.full_like(mean, 1 / max_value), -mean)
-
-
 def standardized(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
-    """As `centered`, then divided by the standard deviation over `axes`."""
-    mean, std = _mean_std(x, max_value, axes)
-    return _affine(1 / (max_value * std), -mean / std)
+    """x / max_value, to mean 0 and standard deviation 1 over `axes`; what is constant becomes 0."""
+    mean, std = mean_std(x, max_value, axes)
+    return Affine((1 / (max_value * std)).float(), (-mean / std).float())
 
 
-def _affine(scale: Tensor, shift: Tensor) -> Affine:
-    return Affine(scale.float(), shift.float())
-
-
-def _mean_std(x: Tensor, max_value: float, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def mean_std(x: Tensor, max_value: float, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and std of x / max_value over `axes` in float64, broadcastable to one sample.
 
     Two passes, since E[x^2] - E[x]^2 cancels for features far from 0; in chunks and in place,

@@ -1,14 +1,28 @@
 """Where data comes from: what is embedded. Named by conf/data/."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from trainlab.data.splits import FOR_IMAGES, Split, Splits, stratified
+from trainlab import spine
+from trainlab.data.splits import Split, Splits, stratified
 
 DIGITS = Path(__file__).parent.parent / "data_files" / "digits.npz"
-NO_FLIP = tuple(word for word in FOR_IMAGES if word != "flip")  # a mirrored 2 is no digit
+# the augmentations that keep the labels of what is written: a mirrored 2 is no digit
+NO_FLIP = ("shift", "pad_crop", "rotate", "noise", "cutout", "jitter", "mixup", "cutmix")
+
+
+def loaded(door: Callable, node: Any, options: dict[str, Any]) -> Splits:
+    """The splits of a data word, with what the user changed about them (options.py)."""
+    splits = door(node)
+    if options == spine.defaults()["data"]:
+        return splits
+    from trainlab.data.options import chosen
+
+    return chosen(splits, node.get("split_seed", 0), **options)
 
 
 def digits(split_seed: int = 0) -> Splits:

@@ -15,12 +15,6 @@ from torch import Tensor
 from trainlab.errors import DataError
 from trainlab.world import stream
 
-# the augmentations there are; each data set says which keep its labels
-FOR_IMAGES = (
-    "flip", "shift", "pad_crop", "rotate", "noise", "cutout", "jitter", "mixup", "cutmix",
-)  # fmt: skip
-FOR_TABLES = ("noise", "mixup")
-
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -34,6 +34,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __getitem__(self, rows: slice) -> Tensor:
+        """x[:1] and the like, read from the file."""
+        return _read(self.images, self.index[rows].numpy())
+
     def dim(self) -> int:
         return 4
 

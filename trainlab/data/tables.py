@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.dealt import dealt
-from trainlab.data.splits import FOR_TABLES, Split, Splits
+from trainlab.data.dealt import FOR_TABLES, dealt
+from trainlab.data.splits import Split, Splits
 
 FILES = Path(__file__).parent.parent / "data_files"
 

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from trainlab.data.dealt import dealt
-from trainlab.data.splits import FOR_TABLES, Split, Splits
+from trainlab.data.dealt import FOR_TABLES, dealt
+from trainlab.data.splits import Split, Splits
 from trainlab.world import stream
 
 
