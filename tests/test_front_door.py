@@ -214,7 +214,7 @@ def test_refused_with_the_right_word(line):
         ("log.every=2ep", "log.every", "2ep"),
         ("clip.norm=null", "clip.norm", None),
         ("optim.lr=1", "optim.lr", 1),
-        ("experiment=mnist", "epochs", 3),
+        ("experiment=mnist", "epochs", 10),
         ("batch_size=${epochs}", "batch_size", 30),
         ("seed=3|-m|optim=sgd,adam", "optim.lr", 0.1),
     ],

@@ -141,7 +141,7 @@ RANGES = {
     Key(float, gt=0): """
         activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
         init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
-        preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
+        data.turns data.spread preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
         optim.eps""",
     Key(float, ge=0): """
         activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
