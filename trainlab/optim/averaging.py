@@ -50,9 +50,10 @@ def _towards(average: Weights, weights: Weights, share: float) -> None:
 
 @torch.no_grad()
 def refresh(model: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Batch-norm statistics over `inputs`, (B, ...) each, with the weights as they are: the plain
-    mean over the batches, as torch.optim.swa_utils.update_bn. Frozen norms are left alone, dropout
-    is off, every module has its own mode afterwards."""
+    """Batch-norm statistics over `inputs`, (B, ...) each, with the weights as they are: the mean
+    over the batches, weighted by their sizes (torch.optim.swa_utils.update_bn gives a short last
+    batch as much). Frozen norms are left alone, dropout is off, every module has its own mode
+    afterwards."""
     modes = {module: module.training for module in model.modules()}
     norms = {
         m: m.momentum
@@ -63,10 +64,13 @@ def refresh(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean
         norm.train()
     try:
+        seen = 0
         for x in inputs if norms else ():
+            seen += len(x)
+            for norm in norms:
+                norm.momentum = len(x) / seen
             model(x)
     finally:
         for norm, momentum in norms.items():
