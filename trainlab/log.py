@@ -32,7 +32,7 @@ WIDTH, HEIGHT, MARGIN = 480, 200, 24  # pixels
 # category -> chart -> a pattern of tags, matched from their beginning; every layer is one curve
 PANELS = {
     "Health": {
-        "loss": "(train|val)/loss$",
+        "loss": "(train|val)/loss(_smooth)?$",
         "accuracy": "(train|val)/accuracy$",
         "learning rate": "optim/lr$",
         "dead share": "activation_dead/",
