@@ -25,19 +25,25 @@ SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15",
 
 
 def configuration(seed: int) -> list[str]:
-    """A random recipe; together they cover dropout, batch norm, schedules, optimizers, clipping
-    and penalties."""
+    """A random recipe; together they cover dropout, norms, schedules, optimizers, clipping,
+    penalties, augmentation, averages, early stopping, accumulation and groups."""
     pick = random.Random(seed).choice
     model = pick(["model=mlp", "model=mlp", "model=cnn"])
     width = "model.channels=[4,8]" if model == "model=cnn" else "model.widths=[24,16]"
-    return SMALL + [
+    words = [
         model,
         width,
         f"model.dropout={pick([0.0, 0.2, 0.5])}",
-        f"norm={pick(['none', 'batch', 'batch', 'layer'])}",
-        f"activation={pick(['relu', 'elu', 'tanh', 'sigmoid'])}",
-        f"optim={pick(['sgd', 'momentum', 'adam', 'adamw'])}",
-        f"schedule={pick(['constant', 'step', 'cosine', 'warmup_cosine'])}",
+        f"norm={pick(['none', 'batch', 'batch', 'layer', 'group norm.groups=4'])}",
+        f"activation={pick(['relu', 'elu', 'rrelu', 'sigmoid', 'prelu', 'maxout'])}",
+        f"optim={pick(['sgd', 'adam', 'adamw', 'muon', 'lars', 'annealed_noise', 'adagrad'])}",
+        f"schedule={pick(['constant', 'step', 'warmup_cosine', 'plateau', 'cosine_restarts'])}",
+        f"augment={pick(['[none]', '[shift]', '[noise]', '[mixup]'])}",
+        f"average.ema={pick(['null', 0.95])}",
+        f"evaluate.statistics={pick(['ema', 'full_pass'])}",
+        f"early_stop.patience={pick(['null', 3])}",
+        f"accumulate={pick([1, 3])}",
+        f"groups.lr={pick(['[]', '[head*:0.5]'])}",
         f"init={pick(['he_normal', 'xavier_normal', 'torch_default'])}",
         f"penalty.l2={pick([0.0, 1e-3])}",
         f"clip.norm={pick(['null', 1.0])}",
@@ -45,6 +51,7 @@ def configuration(seed: int) -> list[str]:
         f"monitor={pick(['val/loss', 'val/accuracy'])}",
         f"seed={seed}",
     ]
+    return SMALL + " ".join(words).split()
 
 
 def outcome(run: Path) -> dict[str, str]:
@@ -112,7 +119,8 @@ def test_a_hundred_kills_over_twenty_configurations(seed, tmp_path):
 
 RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "optim=adam",
                   "optim.lr=0.01",
-                  "schedule=cosine", "seed=7"]  # fmt: skip
+                  "schedule=plateau", "schedule.patience=0", "schedule.threshold=10", "schedule.factor=0.7",
+                  "average.ema=0.9", "seed=7"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +164,9 @@ ITEMS = {
     "numpy's generator": lambda tensors, best, facts: drop(tensors, "rng.numpy"),
     "python's generator": lambda tensors, best, facts: drop(tensors, "rng.python"),
     "generators' numbers": lambda tensors, best, facts: facts.pop("random"),
+    "smoothed loss": lambda tensors, best, facts: drop(tensors, "smoothed"),
+    "averaged weights": lambda tensors, best, facts: drop(tensors, "average."),
+    "history": lambda tensors, best, facts: facts["trainer"]["history"].clear(),
     "position": lambda tensors, best, facts: facts["trainer"].pop("at"),
     "bytes of metrics": lambda tensors, best, facts: facts.pop("metrics_bytes"),
     "config": lambda tensors, best, facts: facts.pop("config"),

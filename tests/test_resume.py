@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -207,3 +208,15 @@ def test_a_disk_that_is_full_for_a_while_is_tried_again(tmp_path, monkeypatch, c
     assert len(lines) == (2 if code == 0 else 3)
     found, _ = restore.newest(tmp_path / "run" / "checkpoints")
     assert (found.step if found else 0) == (50 if code == 0 else 0)
+
+
+def test_what_a_kill_in_the_middle_of_a_save_left_is_gone_after_a_resume(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    for name in ("ckpt-00000001.safetensors", "ckpt-00000009.json.tmp-1-abcd"):
+        (folder / name).write_bytes(b"left behind")
+    found, _ = restore.newest(folder)
+    code, _ = finish([f"resume={tmp_path}/run", f"max_steps={found.step}"], tmp_path)
+    assert code == 0, told(tmp_path)
+    assert not (folder / "ckpt-00000001.safetensors").exists()
+    assert not list(folder.glob("*.tmp-*"))

@@ -12,7 +12,7 @@ from safetensors.torch import load as tensors_from
 from torch import Tensor
 
 from trainlab import spine, world
-from trainlab.checkpoint import RECORD, extras, manifest, manifests, order
+from trainlab.checkpoint import RECORD, extras, let_go, manifest, manifests, order
 from trainlab.errors import CheckpointError
 from trainlab.train import Trainer
 
@@ -70,7 +70,9 @@ def find(
 
 
 def take_up(directory: Path, saved: Checkpoint, trainer: Trainer) -> None:
-    """Bring the Trainer and the random streams to where the checkpoint was made."""
+    """Bring the Trainer and the random streams to where the checkpoint was made, and let go of what
+    a kill in the middle of a save left behind."""
+    let_go(directory / "checkpoints")
     try:
         restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
         world.restore_random_state(saved.tensors, saved.facts["random"])
