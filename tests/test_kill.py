@@ -119,8 +119,8 @@ def test_a_hundred_kills_over_twenty_configurations(seed, tmp_path):
 
 RECIPE = SMALL + ["model.widths=[24,16]", "norm=batch", "model.dropout=0.3", "optim=adam",
                   "optim.lr=0.01",
-                  "schedule=plateau", "schedule.patience=0", "schedule.threshold=10", "schedule.factor=0.7",
-                  "average.ema=0.9", "seed=7"]  # fmt: skip
+                  "schedule=plateau", "schedule.patience=0", "schedule.threshold=10",
+                  "schedule.factor=0.7", "average.ema=0.9", "seed=7"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
