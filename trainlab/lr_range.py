@@ -28,8 +28,9 @@ KERNEL = 0.15  # decades, standard deviation of the smoothing
 LOST = 0.2  # of the fall: the loss is that much above its lowest where lr is too high
 MARGIN = 0.3  # decades above that place that still count: a factor of two
 ABOVE = 0.75  # decades above the lowest loss that count at most
+BELOW = 1.0  # decades below the lowest loss that count at least
 WIDEST = 2.0  # decades
-SURE = 6.0  # standard errors of the smoothed loss that a fall must have
+SURE = 5.0  # standard errors that a fall of the smoothed loss must have
 LEAST = 0.02  # of the loss at the start that a fall must have
 WIDTH, HEIGHT, EDGE = 640, 320, 40  # pixels
 
@@ -54,7 +55,7 @@ def smoothed(axis: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Gaussian kernel on the log axis, symmetric, so that nothing lags as in a running average;
     the curve (..., n) of `losses` (..., n), and sqrt(sum w^2) (n,), its error in units of theirs.
     """
-    width = max(KERNEL, 1.5 * (axis[1] - axis[0]))
+    width = max(KERNEL, 1.5 * (axis[-1] - axis[0]) / max(len(axis) - 1, 1))
     weights = np.exp(-0.5 * ((axis[:, None] - axis) / width) ** 2)
     weights /= weights.sum(1, keepdims=True)
     return losses @ weights.T, np.sqrt((weights**2).sum(1))
@@ -64,28 +65,27 @@ def judge(curves: Sequence[Curve]) -> Answer:
     """S curves on the same axis, each ending where its loss ran away -> the band of lr, or why not.
 
     The median over seeds is smoothed; what lies beyond a curve's end counts as a loss that ran
-    away. Usable is from the steepest fall against log lr, or from where 80 % of the fall is
-    reached if that is lower, to MARGIN above the place where 20 % of the fall is lost again or
-    ABOVE the lowest loss, whichever comes first; at most the upper two decades of it. The lr inside
-    is where the loss is lowest.
+    away. The lr inside is where the loss is lowest. Usable is from the lowest of three (where it
+    falls most steeply against log lr, where 80 % of the fall is reached, BELOW the lr inside) to
+    the lower of two (MARGIN above where 20 % of the fall is lost again, ABOVE the lr inside); of
+    that, the upper WIDEST decades.
     """
     axis = max((curve[0] for curve in curves), key=len)
     if len(axis) < 10:
         return Answer(f"diverges at once, at lr {10 ** axis[-1]:.2g}; lower task.low")
-    first = float(np.median([losses[:5].mean() for _, losses in curves]))
-    losses = np.stack([_padded(own, len(axis), 2 * first) for _, own in curves])  # (S, n)
+    most = 2 * _first(curves)
+    losses = np.stack([_padded(own, len(axis), most) for _, own in curves])  # (S, n)
     each, _ = smoothed(axis, losses)
     mean, error = smoothed(axis, np.median(losses, 0))
     at = int(mean.argmin())
     start, lowest = float(mean[0]), float(mean[at])
     fall = start - lowest
-    calm = slice(0, max(at, 10))
+    calm = slice(0, max(at, len(axis) // 4))
     noise = float((losses - each)[:, calm].std())
     seen = Answer(start=start, lowest=lowest, noise=noise)
-    ends = np.nonzero(mean > 1.5 * start)[0]
-    sure = SURE * float(error[at]) * noise / math.sqrt(len(curves))
+    sure = SURE * float(np.hypot(error[0], error[at])) * noise / math.sqrt(len(curves))
     if fall < max(sure, LEAST * start):
-        return dataclasses.replace(seen, refusal=_why(axis, fall, sure, start, ends))
+        return dataclasses.replace(seen, refusal=_why(axis, mean, fall, sure))
     if at == len(axis) - 1:
         text = f"the loss still falls at lr {10 ** axis[-1]:.2g}; raise task.high"
         return dataclasses.replace(seen, refusal=text)
@@ -96,11 +96,11 @@ def judge(curves: Sequence[Curve]) -> Answer:
 
     level = lowest + LOST * fall
     steepest = int(np.gradient(mean, axis)[: at + 1].argmin())
-    low = axis[min(steepest, int(np.argmax(mean < level)))]
+    low = min(axis[min(steepest, int(np.argmax(mean < level)))], axis[at] - BELOW)
     lost = np.nonzero(mean[at:] > level)[0]
     high = axis[at + lost[0]] + MARGIN if len(lost) else axis[-1]
     high = min(high, axis[at] + ABOVE, axis[-1])
-    low = max(low, high - WIDEST)
+    low = max(low, high - WIDEST, axis[0])
     band = {"low": low, "lr": axis[at], "high": high, "steepest": axis[steepest]}
     return dataclasses.replace(seen, **{name: float(10**value) for name, value in band.items()})
 
@@ -111,19 +111,27 @@ def _padded(losses: np.ndarray, n: int, most: float) -> np.ndarray:
     return np.concatenate([losses, np.full(n - len(losses), most)]).clip(max=most)
 
 
-def _why(axis: np.ndarray, fall: float, sure: float, start: float, ends: np.ndarray) -> str:
-    """Why the loss does not fall enough."""
-    if len(ends) and axis[ends[0]] < axis[0] + 1:
-        return f"diverges at once, at lr {10 ** axis[ends[0]]:.2g}; lower task.low"
+def _first(curves: Sequence[Curve]) -> float:
+    """The loss that the curves start from."""
+    found = [losses[:5].mean() for _, losses in curves]
+    return float(np.median([value for value in found if math.isfinite(value)] or [1.0]))
+
+
+def _why(axis: np.ndarray, mean: np.ndarray, fall: float, sure: float) -> str:
+    """Why the loss `mean` (n,) does not fall enough."""
+    start, away = float(mean[0]), np.nonzero(mean > 1.5 * mean[0])[0]
+    soon = len(away) and axis[away[0]] < axis[0] + 1
+    if soon or (fall <= 0 and mean.max() > (1 + LEAST) * start):
+        return f"the loss only rises from lr {10 ** axis[0]:.2g} on; lower task.low"
     if sure > 5 * LEAST * start:
         return (
-            f"noise: the loss falls by {max(fall, 0):.2g} and {sure:.2g} may be chance; "
+            f"noise: the loss falls by {fall:.2g} and {sure:.2g} may be chance; "
             "raise batch_size, task.steps or task.seeds"
         )
-    more = f", and runs away at {10 ** axis[ends[0]]:.2g}" if len(ends) else ""
+    more = f", and runs away at {10 ** axis[away[0]]:.2g}" if len(away) else ""
     return (
         f"flat: no lr from {10 ** axis[0]:.2g} to {10 ** axis[-1]:.2g} lowers the loss of "
-        f"{start:.3g} by more than {max(fall, 0):.2g}{more}; try task=check"
+        f"{start:.3g} by more than {fall:.2g}{more}; try task=check"
     )
 
 
@@ -152,7 +160,7 @@ def sweep(bench: Bench, low: float, high: float, steps: int) -> Curve:
             trainer.record.clear()
             away = ~(np.array(losses) < AWAY * losses[0])
             if away.any():
-                losses = losses[: int(away.argmax()) + 1]
+                losses = losses[: max(int(away.argmax()), 1) + 1]
                 break
     return axis[: len(losses) - 1], np.array(losses[1:])
 
@@ -185,7 +193,7 @@ def find(
     rows = [{"log10_lr": list(axis), "loss": _plain(losses)} for axis, losses in curves]
     durable.write_json(directory / "lr_range.json", told | {"curves": rows})
     durable.write(directory / "lr_range.png", drawn(curves, answer))
-    lines = said(answer, cfg.optim.lr, low, high)
+    lines = said(answer, bench, low, high)
     with Log(directory) as log:
         log.text("lr_range", "\n".join(f"- {line}" for line in lines))
         log.curve("lr_range/loss", list(middle(curves)[1]))
@@ -193,14 +201,21 @@ def find(
     return told | {"directory": str(directory)}
 
 
-def said(answer: Answer, now: float, low: float, high: float) -> list[str]:
+def blind(bench: Bench) -> float:
+    """The loss of the best guess that does not look at the input: the shares of the classes."""
+    y = bench.splits.train.y
+    shares = y.bincount(minlength=len(bench.splits.classes)) / len(y)
+    return float(bench.door(bench.cfg.loss)(shares.clamp(min=1e-9).log().expand(len(y), -1), y))
+
+
+def said(answer: Answer, bench: Bench, low: float, high: float) -> list[str]:
     """What was found and what to type, or the one line of a refusal."""
     if answer.refusal:
         return [f"no usable valley: {answer.refusal}"]
-    where = "inside the band"
+    now, guess, where = bench.cfg.optim.lr, blind(bench), "inside the band"
     if not answer.low <= now <= answer.high:
         where = "too low" if now < answer.low else "too high"
-    return [
+    lines = [
         f"too low     {low:.2g} to {answer.low:.2g}",
         f"usable      {answer.low:.2g} to {answer.high:.2g}",
         f"too high    {answer.high:.2g} to {high:.2g}",
@@ -208,13 +223,18 @@ def said(answer: Answer, now: float, low: float, high: float) -> list[str]:
         f"yours       optim.lr={now:g} is {where}",
         f"type        optim.lr={answer.lr:.2g}",
     ]
+    if answer.high >= high:
+        lines[2] = f"too high    not reached; see further with task.high={10 * high:g}"
+    if answer.lowest > (1 - LEAST) * guess:
+        lines[3] += f"; a guess without the input has {guess:.3g}: raise task.steps, or task=check"
+    return lines
 
 
 def middle(curves: Sequence[Curve]) -> Curve:
     """The smoothed median of S curves on the longest axis, for the eye; none above 1.5 times their
     first loss."""
     axis = max((curve[0] for curve in curves), key=len)
-    most = 1.5 * float(np.median([losses[0] for _, losses in curves]))
+    most = 1.5 * _first(curves)
     return axis, smoothed(axis, np.median([_padded(own, len(axis), most) for _, own in curves], 0))[
         0
     ]
@@ -227,8 +247,8 @@ def drawn(curves: Sequence[Curve], answer: Answer) -> bytes:
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     axis, line = middle(curves)
-    most = 1.5 * float(np.median([losses[0] for _, losses in curves]))
-    span = axis[-1] - axis[0]
+    most = 1.5 * _first(curves)
+    span = (axis[-1] - axis[0]) or 1.0
 
     def place(decade: float, loss: float) -> tuple[float, float]:
         across, up = (decade - axis[0]) / span, min(max(loss, 0.0) / most, 1.0)
