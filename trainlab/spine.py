@@ -142,7 +142,7 @@ RANGES = {
         activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
         init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
         data.turns data.spread preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
-        optim.eps""",
+        optim.eps task.low task.high""",
     Key(float, ge=0): """
         activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
         optim.weight_decay optim.eta optim.gamma optim.momentum_decay schedule.rate
@@ -173,9 +173,9 @@ RANGES = {
     Key(int, ge=1, le=100): "optim.newton_schulz schedule.cycles",
     Key(int, ge=0): "schedule.patience schedule.cooldown data.memory_limit",
     Key(int, ge=2, le=1024): "activation.pieces",
-    Key(int, ge=1, le=1000): "init.tries",
+    Key(int, ge=1, le=1000): "init.tries task.seeds",
     Key(int, ge=1, le=2**20): "norm.groups",
-    Key(int, ge=10, le=10**7): "data.samples",
+    Key(int, ge=10, le=10**7): "data.samples task.steps",
     Key(int, ge=2, le=100): "data.groups",
     Key(int, ge=1, le=2**14, null=True): "data.size",
     Key(int, ge=0, le=256): "data.workers",
