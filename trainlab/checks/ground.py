@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainlab.train import Trainer
+from trainlab.train import Trainer, classes_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,6 +25,23 @@ def images(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
             break
         xs, ys = (*xs, x), (*ys, y)
     return torch.cat(xs)[:count], torch.cat(ys)[:count]
+
+
+def one_pass(batches: Callable, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """x (B, ...), class numbers y (B,) of one epoch, or of its first `most` samples."""
+    left = most
+    for step in range(getattr(batches, "per_epoch", 1)):
+        if left > 0:
+            x, y = batches(step)
+            yield x[:left], classes_of(y[:left])
+            left -= len(y)
+
+
+def sample(batches: Callable) -> tuple[Tensor, Tensor]:
+    """At most 2048 samples and 2**24 values (64 MB) of an epoch: x (N, ...), y (N,)."""
+    most = max(2, min(2048, 2**24 // batches(0)[0][0].numel()))
+    xs, ys = zip(*one_pass(batches, most), strict=True)
+    return torch.cat(xs), torch.cat(ys)
 
 
 @contextlib.contextmanager

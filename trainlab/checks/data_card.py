@@ -1,0 +1,92 @@
+"""What do the training inputs and labels look like? Named by conf/preflight/.
+
+N samples, F features, K classes.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
+from trainlab.checks.ground import one_pass, sample
+
+STD, MEAN = 3.0, 1.0  # beyond them inputs are not normalised; raw digits have mean 4.9, std 6
+TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other data
+BALANCE = 0.8  # entropy of the labels over ln K
+CONSTANT = 0.5  # of the features
+SORTED = 0.3  # of the way from a random batch to a batch of one class
+EXPECTED = f"|mean| < {MEAN:g}, std < {STD:g}; balanced, shuffled, alike in train and validation"
+
+
+def data_card(fresh: Fresh) -> Verdict:
+    """Range, mean and std of at most 2048 preprocessed training inputs, and of validation beside
+    them; features that never vary; balance of the labels; whether batches are mixed."""
+    trainer, verdict = fresh(), partial(Verdict, "data_card", expected=EXPECTED)
+    x, y = sample(trainer.batches)
+    y = getattr(trainer.batches, "y", y)
+    if bad := int((~x.isfinite()).sum()):
+        rows = (~x.flatten(1).isfinite()).any(1).nonzero().flatten()[:3].tolist()
+        saw = f"{bad} values of the input are not finite, first in samples {rows}"
+        return verdict(FAIL, saw, advice="repair or drop these samples", stops=True)
+    mean, std, low, high = _moments(x)
+    still = int((x == x[0]).flatten(1).all(0).sum())
+    features, counts = x[0].numel(), y.bincount()
+    saw = f"{low:.3g} .. {high:.3g}, mean {mean:.2g}, std {std:.2g}; {still} of {features} features"
+    saw += f" constant; {len(counts)} classes of {int(counts.min())} to {int(counts.max())} samples"
+    if still == features:
+        advice = "look at the data and its preprocessing: one image stands for all"
+        return verdict(FAIL, f"all {len(x)} samples are the same; {saw}", advice=advice)
+    if std > STD or abs(mean) > MEAN or abs(mean) > TWICE * std:
+        twice = std < 1 and abs(mean) <= MEAN
+        advice = "normalised twice, or with statistics of other data" if twice else "not normalised"
+        return verdict(WARN, saw, advice=f"{advice}: preprocess=standardize, once")
+    if trainer.validation is not None and (told := _shifted(trainer.validation, mean, std)):
+        advice = "put both through the same preprocessing (preprocess.test=null)"
+        return verdict(WARN, f"{told}; {saw}", advice=advice)
+    if _sorted(trainer.batches, counts):
+        advice = "data.order=shuffled"
+        return verdict(WARN, f"batches hold mostly one class each; {saw}", advice=advice)
+    share = counts / counts.sum()
+    balance = -float(torch.special.entr(share).neg().sum()) / math.log(max(len(counts), 2))
+    if (balance := abs(balance)) < BALANCE:
+        advice = f"always saying the largest class is right in {float(share.max()):.0%}: "
+        advice += "init.bias=prior, more samples of the others, and judge by more than accuracy"
+        return verdict(WARN, f"{saw}: entropy {balance:.2f} of ln K", advice=advice)
+    if still > CONSTANT * features:
+        return verdict(WARN, saw, advice="features that never vary tell nothing: look at the data")
+    return verdict(PASS, saw)
+
+
+def _moments(x: Tensor) -> list[float]:
+    """mean, std, least and largest."""
+    return torch.stack([x.mean(), x.std(), *x.aminmax()]).tolist()
+
+
+def _shifted(validation: Callable, mean: float, std: float) -> str:
+    """How validation inputs differ from the training inputs of this mean and std, or nothing."""
+    other, spread, *_ = _moments(sample(validation)[0])
+    if abs(other - mean) < 0.5 * std and 0.5 * std < spread < 2 * std:
+        return ""
+    return f"validation has mean {other:.2g} and std {spread:.2g}"
+
+
+def _sorted(batches: Callable, counts: Tensor) -> bool:
+    """Whether two samples of a batch share their class far more often than two of all data do."""
+    parts = [y.bincount().double() for _, y in one_pass(batches, 2048)]
+    if len(parts) < 2:
+        return False
+    same, pairs = (sum(float(f(n)) for n in parts) for f in (_same, _pairs))
+    expected = float(_same(counts.double()) / _pairs(counts.double()))
+    chance = 4 * math.sqrt(expected * (1 - expected) / max(pairs, 1))
+    return same / max(pairs, 1) > expected + max(SORTED * (1 - expected), chance)
+
+
+def _same(counts: Tensor) -> Tensor:
+    return (counts * (counts - 1)).sum()
+
+
+def _pairs(counts: Tensor) -> Tensor:
+    return counts.sum() * (counts.sum() - 1)

@@ -1,0 +1,42 @@
+"""Do equal samples have equal labels, and is validation unseen? Named by conf/preflight/."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from trainlab.checks import PASS, WARN, Fresh, Verdict
+from trainlab.checks.ground import one_pass
+
+VALUES = 2**28  # of each split at most (1 GB read, one batch at a time); a digest takes 16 bytes
+SHARE = 0.01  # of the samples; CIFAR-10 and MNIST have fewer exact duplicates
+
+
+def duplicates(fresh: Fresh) -> Verdict:
+    """Digests of the training inputs as the network gets them: equal ones with different labels
+    cannot be learned, and those that validation has too make its score a lie."""
+    trainer, verdict = fresh(), partial(Verdict, "duplicates")
+    labels: dict[bytes, set[int]] = {}
+    train = list(_digests(trainer.batches))
+    for digest, label in train:
+        labels.setdefault(digest, set()).add(label)
+    torn = sum(len(labels[digest]) > 1 for digest, _ in train)
+    val = [] if trainer.validation is None else [d for d, _ in _digests(trainer.validation)]
+    leaked = sum(digest in labels for digest in val)
+    saw = f"of {len(train)} training samples {len(train) - len(labels)} repeat another"
+    saw += f", {torn} contradict an equal one; of {len(val)} in validation {leaked} are in training"
+    expected = f"under {SHARE:.0%} contradict, under {SHARE:.0%} are in both"
+    if torn > SHARE * len(train):
+        advice = "equal inputs with different labels cannot be learned: clean the labels"
+        return verdict(WARN, saw, expected, advice)
+    if leaked > SHARE * len(val):
+        advice = "validation was trained on: remove these samples from one of the two"
+        return verdict(WARN, saw, expected, advice)
+    return verdict(PASS, saw, expected)
+
+
+def _digests(batches: Callable) -> Iterator[tuple[bytes, int]]:
+    """(digest, label) of each sample of an epoch, up to VALUES values."""
+    most = max(1, VALUES // batches(0)[0][0].numel())
+    for x, y in one_pass(batches, most):
+        for row, label in zip(x.flatten(1).cpu().numpy(), y.tolist(), strict=True):
+            yield hashlib.blake2b(row, digest_size=16).digest(), label

@@ -1,0 +1,118 @@
+"""Do the labels belong to the inputs? Named by conf/preflight/.
+
+N samples, F features, K classes.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
+from trainlab.checks.ground import sample
+from trainlab.data.batches import Batches
+from trainlab.data.splits import Split
+
+SHIFTS = 3  # positions to either side
+RIDGE = 1.0  # of kernel entries near 1
+LEAST = 200  # samples; with fewer chance is too large
+GAIN, ERRORS = 0.1, 4.0  # accuracy, and standard errors, that another shift must win by
+EXPECTED = "predicted best where every label stands"
+
+
+class Probe(NamedTuple):
+    """Ridge regression from inputs to classes, solved once for any labels of the same inputs."""
+
+    mean: Tensor
+    std: Tensor
+    rows: Tensor  # (n, F) standardised
+    factor: Tensor  # Cholesky factor of K + RIDGE, (n, n)
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Probe":
+        """x (n, F)"""
+        std, mean = torch.std_mean(x, 0)
+        std = torch.where(std > 1e-6 * std.max(), std, math.inf)  # constant features tell nothing
+        rows = (x - mean) / std
+        kernel = rows @ rows.T / rows.shape[1] + 1
+        return cls(mean, std, rows, torch.linalg.cholesky(kernel + RIDGE * torch.eye(len(x)).to(x)))
+
+    def near(self, x: Tensor) -> Tensor:
+        """Kernel (m, n) of other inputs x (m, F) with those of the probe."""
+        return ((x - self.mean) / self.std) @ self.rows.T / self.rows.shape[1] + 1
+
+    def predict(self, kernel: Tensor, y: Tensor, classes: int) -> Tensor:
+        """Classes (m,) by kernel (m, n), learned from the labels y (n,)."""
+        target = functional.one_hot(y, classes).to(kernel)
+        return (kernel @ torch.cholesky_solve(target, self.factor)).argmax(1)
+
+
+def label_shift(fresh: Fresh) -> Verdict:
+    """A closed-form ridge probe learns two of three samples, in file order, and names the third.
+
+    With the labels moved by -3 .. 3 places it must do best at 0, and on validation with the
+    numbers of the classes as they are. At chance with the nearest neighbour too, the labels have
+    nothing to do with the inputs, as far as so many samples tell.
+    """
+    trainer, verdict = fresh(), partial(Verdict, "label_shift", expected=EXPECTED)
+    x, y = sample(_in_file_order(trainer.batches))
+    if len(x) < LEAST or not x.isfinite().all():
+        return verdict(SKIPPED, f"{len(x)} samples, or not all finite: too few to tell")
+    x, classes = x.flatten(1).float(), int(y.max()) + 1
+    test = torch.arange(len(x), device=x.device) % 3 == 0
+    probe = Probe.of(x[~test])
+    kernel = probe.near(x[test])
+    error = ERRORS * math.sqrt(0.25 / int(test.sum()))
+    scores = {}
+    for shift in sorted(range(-SHIFTS, SHIFTS + 1), key=abs):
+        moved = y.roll(-shift)
+        guess = probe.predict(kernel, moved[~test], classes)
+        scores[shift] = float((guess == moved[test]).float().mean())
+    best = max(scores, key=scores.get)
+    if scores[best] > scores[0] + max(GAIN, error):
+        saw = f"probe accuracy {scores[0]:.2f}, but {scores[best]:.2f} with the label of the "
+        advice = f"inputs and labels are misaligned: roll the labels by {-best}"
+        return verdict(WARN, f"{saw}sample {best:+d} places on", advice=advice)
+    if trainer.validation is not None:
+        guess = probe.predict(probe.near(sample(trainer.validation)[0].flatten(1).float()),
+                              y[~test], classes)  # fmt: skip
+        if told := _renumbered(guess, sample(trainer.validation)[1], classes):
+            advice = "train and validation number their classes differently: check the labels"
+            return verdict(WARN, told, advice=advice)
+    guess = probe.predict(kernel, y[~test], classes)
+    nearest = y[~test][torch.cdist((x[test] - probe.mean) / probe.std, probe.rows).argmin(1)]
+    saw = f"ridge probe accuracy {scores[0]:.2f} on held-out training samples, at most "
+    saw += f"{max(v for k, v in scores.items() if k):.2f} with labels moved"
+    if max(_beyond_chance(each, y[test]) for each in (guess, nearest)) < ERRORS:
+        saw += f"; nearest neighbour {float((nearest == y[test]).float().mean()):.2f}: chance"
+        return verdict(WARN, saw, advice="labels look random: check how they are read and joined")
+    return verdict(PASS, saw)
+
+
+def _in_file_order(batches: Callable) -> Callable:
+    """The same samples, not shuffled, where that can be had."""
+    if not isinstance(batches, Batches):
+        return batches
+    return Batches.in_order(Split(batches.x, batches.y), batches.preprocess, 512)
+
+
+def _renumbered(guess: Tensor, y: Tensor, classes: int) -> str:
+    """Whether guesses (N,) fit y + k better than y for some k, in words, or nothing."""
+    scores = [float((guess == (y + k) % classes).float().mean()) for k in range(classes)]
+    best = max(range(classes), key=scores.__getitem__)
+    if scores[best] <= scores[0] + max(GAIN, ERRORS * math.sqrt(0.25 / len(y))):
+        return ""
+    saw = f"on validation the probe has {scores[0]:.2f}, but {scores[best]:.2f}"
+    return f"{saw} if class k were class (k + {best}) mod {classes}"
+
+
+def _beyond_chance(guess: Tensor, y: Tensor) -> float:
+    """Agreement of guesses and labels (N,) in standard errors above that of independent ones."""
+    shares = [t.bincount(minlength=int(max(guess.max(), y.max())) + 1) / len(t) for t in (guess, y)]
+    chance = float((shares[0] * shares[1]).sum())
+    hits = float((guess == y).float().mean())
+    return (hits - chance) / math.sqrt(max(chance * (1 - chance), 1e-12) / len(y))

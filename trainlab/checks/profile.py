@@ -1,0 +1,78 @@
+"""Does the signal keep its size through the layers, forwards and backwards? Named by
+conf/preflight/. B batch, U units, L activation calls."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
+from trainlab.checks.ground import images, no_dropout
+from trainlab.taps import look
+
+IMAGES = 128
+FORWARD = (-2.0, 1.5)  # log10 of last over first hidden layer
+BACKWARD = (-3.0, 1.85)  # log10 of first over last; 70 is AUTOTRAINER's bound (2021)
+EXPECTED = f"forward within 10^{FORWARD[0]:g} .. 10^{FORWARD[1]:g}, backward within "
+EXPECTED += f"10^{BACKWARD[0]:g} .. 10^{BACKWARD[1]:g}"
+
+
+def profile(fresh: Fresh) -> Verdict:
+    """log10 of what each hidden layer passes on: forwards the std over samples, backwards the rms
+    of d loss / d activation, at initialisation.
+
+    Both, because small initial weights shrink the signal forwards while the ratio of the gradients
+    looks healthy. The std is that of each unit over the samples: the pooled one stays healthy over
+    a signal that is dead.
+    """
+    trainer, verdict = fresh(), partial(Verdict, "profile", expected=EXPECTED)
+    x, y = images(trainer, IMAGES)
+    with no_dropout(trainer.model):
+        layers = look(trainer.model, trainer.criterion, x, y).layers
+    calls = [c for c in layers if c.function and c.grad is not None]
+    if len(calls) < 2:
+        return verdict(SKIPPED, f"{len(calls)} activation calls: no depth to follow")
+    forward = _log10([_spread(c.out) for c in calls])
+    backward = _log10([c.grad.double().square().mean().sqrt() for c in calls])
+    names = [c.name for c in calls]
+    saw = f"{names[0]} to {names[-1]}: std {_shown(forward)}, gradient {_shown(backward)} (log10)"
+    told = _judged("signal", forward, names, FORWARD)
+    told += _judged("gradient", backward[::-1], names[::-1], BACKWARD)
+    if not told:
+        return verdict(PASS, saw)
+    advice = "init=he_normal (with init.gain=auto), norm=batch, activation=relu, or fewer layers"
+    return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Root of the mean over units of the variance over samples, of (B, ...)."""
+    return values.double().var(0).mean().sqrt()
+
+
+def _log10(sizes: list[Tensor]) -> list[float]:
+    """-inf for an exact zero, nan where a size is not finite."""
+    values = torch.stack(sizes)
+    return torch.where(values.isfinite(), values, math.nan).log10().tolist()
+
+
+def _shown(profile: list[float]) -> str:
+    """At most 8 of them, evenly from first to last."""
+    last = len(profile) - 1
+    kept = sorted({round(i * last / min(7, last)) for i in range(min(8, last + 1))})
+    return " ".join(f"{profile[i]:.1f}" for i in kept)
+
+
+def _judged(
+    what: str, profile: list[float], names: list[str], limits: tuple[float, float]
+) -> list[str]:
+    """What is wrong from the first to the last of a profile, in words."""
+    for size, name in zip(profile, names, strict=True):
+        if size == -math.inf:
+            return [f"the {what} is exactly 0 at {name}"]
+        if math.isnan(size):
+            return [f"the {what} is not finite at {name}"]
+    change, way = profile[-1] - profile[0], f"from {names[0]} to {names[-1]}"
+    if change < limits[0]:
+        return [f"the {what} vanishes: {10**change:.0e} times {way}"]
+    return [f"the {what} explodes: {10**change:.0e} times {way}"] if change > limits[1] else []
