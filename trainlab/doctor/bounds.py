@@ -1,4 +1,5 @@
-"""Rules on what holds the weights back: clipping, decay, schedule, weights that stand still."""
+"""Rules on what holds the weights back: clipping, decay, schedule, weights that stand still or are
+all alike."""
 
 from math import isfinite
 
@@ -18,7 +19,8 @@ def clipping(h: History) -> list[Finding]:
     evidence = f"{dict(series)[episode.since]:.0%} of the steps were clipped"
     remedy = f"optim.lr={h.base_lr / 3:.2g} clip.norm=null clip.value=null clip.adaptive=null"
     tag = "optim/clipped"
-    found = Finding("optim.overclipped", WARNING, "", episode.since, evidence, remedy, tag)
+    severity = ERROR if h.slow() and h.ignorant(series[-1][0]) else WARNING
+    found = Finding("optim.overclipped", severity, "", episode.since, evidence, remedy, tag)
     return [found if episode.lasts and h.slow() else found.over()]
 
 
@@ -79,3 +81,17 @@ def not_updated(h: History) -> list[Finding]:
             remedy = "groups.lr=[] groups.freeze=[]"
             return [Finding("loop.not_updated", ERROR, layer, looks[0][0], evidence, remedy, tag)]
     return []
+
+
+def constant_weights(h: History) -> list[Finding]:
+    """All weights of most layers are one number at the first look, so that the units of a layer
+    stay alike. One such layer (a head of zeros) is a choice."""
+    seen = {tag.partition("/")[2]: r for tag, r in h.ranges.items() if tag.startswith("weight/")}
+    alike = [layer for layer, (_, low, high) in seen.items() if low == high]
+    if 2 * len(alike) <= len(seen) or not h.unlearned(2**62):
+        return []
+    layer, name = alike[0], "init.zero" if seen[alike[0]][1] == 0 else "init.symmetric"
+    step, value, _ = seen[layer]
+    evidence = f"every weight is {value:.3g}, in {len(alike)} of {len(seen)} layers"
+    tag = f"weight/{layer}"
+    return [Finding(name, ERROR, layer, step, evidence, "init=he_normal or init=orthogonal", tag)]

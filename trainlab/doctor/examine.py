@@ -7,12 +7,14 @@ from typing import Any
 
 from trainlab import durable, log
 from trainlab.doctor import bounds, learning, signal
-from trainlab.doctor.finding import Finding, ranked
+from trainlab.doctor.causes import ranked
+from trainlab.doctor.finding import Finding
 from trainlab.doctor.history import History
 
-# causes before symptoms: among findings of one severity the first is shown first
+# among findings of one severity the first is shown first
 RULES = (
     bounds.not_updated,
+    bounds.constant_weights,
     bounds.decay_dominates,
     signal.dead_units,
     signal.vanishing_signal,
@@ -26,6 +28,7 @@ RULES = (
     learning.not_learning,
     signal.dead_signal,
     bounds.schedule_ends_early,
+    learning.labels_random,
     learning.split_shift,
     learning.overfitting,
     learning.loss_spike,
@@ -40,15 +43,18 @@ class Doctor:
         self.history = History()
 
     def feed(self, row: Mapping[str, Any]) -> None:
-        """One row of metrics.jsonl. Histograms and texts say nothing here."""
+        """One row of metrics.jsonl. Texts say nothing here."""
         if "curve" in row:
             self.history.curves[row["curve"]] = [float(v) for v in row["values"]]
-        elif "step" in row and "histogram" not in row:
+        elif "histogram" in row:
+            limits = row["step"], float(row["low"]), float(row["high"])
+            self.history.ranges.setdefault(row["histogram"], limits)
+        elif "step" in row:
             values = {tag: value for tag, value in row.items() if tag != "step"}
             self.history.feed(row["step"], values)
 
     def findings(self) -> list[Finding]:
-        """Worst first."""
+        """Causes first, then worst first."""
         return ranked([finding for rule in RULES for finding in rule(self.history)])
 
 

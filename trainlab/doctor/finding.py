@@ -32,11 +32,6 @@ class Finding:
         return replace(self, severity=INFO, evidence=f"{self.evidence}; it has passed")
 
 
-def ranked(found: Sequence[Finding]) -> list[Finding]:
-    """Worst first; among equals the order they came in, where causes stand before symptoms."""
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
 def shown(found: Sequence[Finding]) -> list[str]:
     """At most MOST lines, and one that counts the others."""
     told = [finding.line() for finding in found if finding.severity != INFO][:MOST]

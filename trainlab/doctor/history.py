@@ -4,7 +4,7 @@ No torch, no config: only rows {tag: value} with their step.
 """
 
 from collections.abc import Iterable, Mapping
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class History:
     def __init__(self) -> None:
         self.series: dict[str, Series] = {}
         self.curves: dict[str, list[float]] = {}
+        self.ranges: dict[str, tuple[int, float, float]] = {}  # step, low, high: first histogram
 
     def feed(self, step: int, row: Mapping[str, Any]) -> None:
         """One row {tag: value}; figures that are not finite may be "nan", "inf", "-inf"."""
@@ -62,7 +63,9 @@ class History:
         series = self.of(tag)
         return next((v for at, v in series if at >= step), self.last(tag))
 
-    # the questions
+    def before(self, tag: str, step: int) -> float:
+        """The value at the last row up to `step`; nan where there is none."""
+        return next((v for at, v in reversed(self.of(tag)) if at <= step), nan)
 
     @property
     def chance(self) -> float:
@@ -86,6 +89,11 @@ class History:
         seen = (self.near(f"{split}/accuracy", step) for split in ("train", "val"))
         return all(accuracy < LEARNED for accuracy in seen if accuracy is not None)
 
+    def spur(self) -> float:
+        """Largest lr / lr of the first step: what warm-up keeps from the first update."""
+        curve = self.curves.get("schedule/lr", [])
+        return max(curve) / curve[0] if curve and curve[0] > 0 else 1.0
+
     def slow(self) -> bool:
         """Whether the loss has not even halved."""
         rows = self.of("train/loss")
@@ -98,23 +106,24 @@ class History:
         return max((lr for lr in rates if isfinite(lr)), default=0.0)
 
     def full_speed(self, step: int) -> bool:
-        """Whether lr is at least half its largest: neither warm-up nor the end of a decay. From
-        the rows, which say it after the fact: the latest one up to here and the next."""
+        """Whether lr is at least a fifth of its largest: neither warm-up nor the end of a decay.
+        Judged by the row before and the row after."""
         rates = self.of("optim/lr")
         if not rates:
             return True
         top = max(lr for _, lr in rates)
         before = [lr for at, lr in rates if at < step][-1:]
         after = [lr for at, lr in rates if at >= step][:1]
-        return all(lr >= top / 2 for lr in before + after) and (bool(before) or step > 1)
+        return all(lr >= top / 5 for lr in before + after) and (bool(before) or step > 1)
 
     def episode(self, held: Iterable[tuple[int, bool]], k: int = 2, m: int = 3) -> Episode | None:
         """Memory: the first stretch where a thing held in k of m looks in a row, or None.
 
-        Only looks with something left to learn count for it.
+        Only looks with something left to learn count for it. Of fewer than k looks, all.
         """
         looks = list(held)
         flags = [bad and self.unlearned(step) for step, bad in looks]
+        k = min(k, len(looks))
         for end in range(len(looks)):
             window = flags[max(end + 1 - m, 0) : end + 1]
             if sum(window) >= k:
@@ -126,4 +135,4 @@ class History:
 def middle(values: Iterable[float]) -> float:
     """Median of the finite values; nan if there is none."""
     finite = [value for value in values if isfinite(value)]
-    return median(finite) if finite else float("nan")
+    return median(finite) if finite else nan

@@ -3,7 +3,7 @@
 from math import inf, isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
-from trainlab.doctor.history import AT_CHANCE, History, middle
+from trainlab.doctor.history import AT_CHANCE, BETTER, History, middle
 
 DIVERGED = 3.0  # times the loss at the start, or of the best constant answer
 CRAWL = 1e-4  # norm(update) / norm(weight); 1e-3 is usual
@@ -18,7 +18,9 @@ def lr_too_high(h: History) -> list[Finding]:
     broken = next((step for step, loss in rows if not isfinite(loss)), None)
     high = next((step for step, loss in rows if loss > DIVERGED * reference), None)
     leaps = [(step, middle(p.values())) for step, p in h.profiles("update_ratio")]
-    leap = next((step for step, ratio in leaps if ratio > LEAP and step > 1), None)
+    if leaps and leaps[0][0] == 1:
+        leaps[0] = (1, leaps[0][1] * h.spur())  # as it would be without warm-up
+    leap = next((step for step, ratio in leaps if ratio > LEAP), None)
     if broken is not None and broken <= 1:
         return []  # before any update: see numeric.nonfinite
     if broken is not None:
@@ -30,7 +32,7 @@ def lr_too_high(h: History) -> list[Finding]:
             evidence += f"; now {rows[-1][1]:.3g} and no better than a constant answer"
     elif leap is not None and rows and h.ignorant(rows[-1][0]):
         since = leap
-        evidence = f"an update is {dict(leaps)[leap]:.2g} of the weights; usual is 1e-3"
+        evidence = f"an update at full lr is {dict(leaps)[leap]:.2g} of the weights; usual: 1e-3"
     else:
         return []
     lr = h.base_lr
@@ -51,7 +53,7 @@ def lr_too_low(h: History) -> list[Finding]:
     if episode is None or not episode.lasts or len(rows) < 2:
         return []
     first, last = max(rows[0][1], h.start if h.start < inf else 0.0), rows[-1][1]
-    if not last > 0.9 * first:
+    if not (last > 0.9 * first or h.ignorant(rows[-1][0])):
         return []
     ratio = dict(looks)[episode.since]
     evidence = f"an update is {ratio:.1g} of the weights (usual: 1e-3), loss {first:.3g} to "
@@ -96,7 +98,7 @@ def loss_spike(h: History) -> list[Finding]:
 
 def overfitting(h: History) -> list[Finding]:
     """A trend, not two epochs: for 5 evaluations or more after its best, the validation loss has
-    risen on the whole, by 30 % and 0.1 of chance, while the training loss fell."""
+    risen on the whole, by 40 % and 0.1 of chance, while the training loss fell."""
     rows = [(step, loss) for step, loss in h.of("val/loss") if isfinite(loss)]
     if len(rows) < 6:
         return []
@@ -106,7 +108,7 @@ def overfitting(h: History) -> list[Finding]:
     scale = h.chance if h.chance < inf else h.start
     rising = sum(b > a for a, b in zip(later, later[1:], strict=False)) > 0.5 * (len(later) - 1)
     then, train = h.near("train/loss", since), h.last("train/loss")
-    worse = now > 1.3 * best and now - best > 0.1 * scale
+    worse = now > 1.4 * best and now - best > 0.1 * scale
     if len(later) < 6 or not (rising and worse) or train is None or not train < then:
         return []
     evidence = f"validation loss {best:.3g} at step {since}, now {now:.3g}, training {train:.3g}"
@@ -118,14 +120,29 @@ def split_shift(h: History) -> list[Finding]:
     """From the first evaluations on, validation is far from training: the splits are not the same
     thing, or not preprocessed alike. Overfitting takes longer."""
     looks = []
-    for step, loss in h.of("val/loss")[:3]:
-        train, hits = h.near("train/loss", step), h.near("train/accuracy", step)
-        accuracy = h.near("val/accuracy", step)
-        if None not in (train, hits, accuracy):
-            looks.append((step, loss, train, loss > 2 * train and accuracy < hits - 0.3))
+    begun = next((step for step, _ in h.of("train/loss")), inf)
+    for step, loss in [row for row in h.of("val/loss") if row[0] >= begun][:3]:
+        train, hits = h.before("train/loss", step), h.before("train/accuracy", step)
+        accuracy = h.before("val/accuracy", step)
+        apart = accuracy < hits - 0.3 or loss - train > 0.5 * h.chance
+        looks.append((step, loss, train, loss > 2 * train and apart))
     if sum(look[3] for look in looks) < 2:
         return []
     since, loss, train, _ = next(look for look in looks if look[3])
     evidence = f"validation loss {loss:.3g}, training {train:.3g}, from the start"
     remedy = "preprocess.test=null or data.fold=0"
     return [Finding("data.split_shift", WARNING, "", since, evidence, remedy, "val/loss")]
+
+
+def labels_random(h: History) -> list[Finding]:
+    """It learns the training labels, by heart, and validation stays at chance."""
+    looks = [(step, accuracy) for step, accuracy in h.of("val/accuracy")][-3:]
+    chance, hits = h.first("chance/accuracy"), h.last("train/accuracy")
+    if len(looks) < 3 or None in (chance, hits) or hits < chance + 0.15:
+        return []
+    if max(accuracy for _, accuracy in looks) > chance + BETTER:
+        return []
+    step, accuracy = looks[0]
+    evidence = f"training accuracy {hits:.2f}, validation {accuracy:.2f}, chance {chance:.2f}"
+    remedy = "data.label_noise=0 or augment=none"
+    return [Finding("data.labels_random", ERROR, "", step, evidence, remedy, "val/accuracy")]
