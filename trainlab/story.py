@@ -168,7 +168,6 @@ def train(
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         bench.preprocess.keep(directory)
         verdicts = preflight(bench, directory, show)
-
         world.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.take_up(directory, saved, trainer)

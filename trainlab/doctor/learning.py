@@ -53,7 +53,7 @@ def lr_too_low(h: History) -> list[Finding]:
     if episode is None or not episode.lasts or len(rows) < 2:
         return []
     first, last = max(rows[0][1], h.start if h.start < inf else 0.0), rows[-1][1]
-    if not (last > 0.9 * first or h.ignorant(rows[-1][0])):
+    if not (last > min(0.9 * first, h.chance) or h.ignorant(rows[-1][0])):
         return []
     ratio = dict(looks)[episode.since]
     evidence = f"an update is {ratio:.1g} of the weights (usual: 1e-3), loss {first:.3g} to "
@@ -124,8 +124,9 @@ def split_shift(h: History) -> list[Finding]:
     for step, loss in [row for row in h.of("val/loss") if row[0] >= begun][:3]:
         train, hits = h.before("train/loss", step), h.before("train/accuracy", step)
         accuracy = h.before("val/accuracy", step)
-        apart = accuracy < hits - 0.3 or loss - train > 0.5 * h.chance
-        looks.append((step, loss, train, loss > 2 * train and apart))
+        lowest = min(v for at, v in h.of("val/loss") if at <= step)  # it never was as low
+        apart = accuracy < hits - 0.3 or lowest - train > 0.5 * h.chance
+        looks.append((step, loss, train, lowest > 2 * train and apart))
     if sum(look[3] for look in looks) < 2:
         return []
     since, loss, train, _ = next(look for look in looks if look[3])
