@@ -24,6 +24,7 @@ ROWS = [
      "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed"),
 ]  # fmt: skip
 ROOMS = {
+    "doctor": ["probe=none"],
     "checks": ["preflight=none"],
     "probes": ["probe=none"],
 }  # can be deleted; how a run does without

@@ -29,3 +29,10 @@ def check(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any = None) -
     from trainlab.checks.battery import check
 
     return check(model, loss, optimizer, batch, step)
+
+
+def examine(run: Any) -> Any:
+    """What went wrong while a run trained, worst first: list of Finding. `run` is its folder."""
+    from trainlab.doctor.examine import examine
+
+    return examine(run)

@@ -168,7 +168,6 @@ def train(
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         bench.preprocess.keep(directory)
         verdicts = preflight(bench, directory, show)
-
         world.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.take_up(directory, saved, trainer)
@@ -183,6 +182,10 @@ def train(
             save=keeper.save,
             after=partial(keeper.after, stop),
         )
+        if watch.probe is not None:
+            from trainlab.doctor.watch import watching  # reads what the probes wrote
+
+            stack.enter_context(watching(bench, trainer, log, show))
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
         trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
@@ -259,14 +262,8 @@ def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
     if trainer.best:
         trainer.model.load_state_dict(trainer.best)
     results = bench.scores(trainer)
-    log.scalars(
-        trainer.at,
-        {
-            f"best/{split}_{key}": v
-            for split, values in results.items()
-            for key, v in values.items()
-        },
-    )
+    best = {f"best/{split}_{key}": v for split, row in results.items() for key, v in row.items()}
+    log.scalars(trainer.at, best)
     log.sync()
     return {
         "results": results,

@@ -1,0 +1,285 @@
+"""Each rule on rows made by hand: it catches, it does not alarm, it remembers, it is gated."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainlab import command, examine
+from trainlab.doctor.causes import ranked
+from trainlab.doctor.examine import findings
+from trainlab.doctor.finding import MOST, Finding, card, shown
+from trainlab.doctor.signal import decades
+
+LAYERS = "01.tanh", "02.tanh", "03.logits"
+WEIGHTS = "01.a.weight", "02.b.weight", "03.head.weight"
+LAST = 600
+
+
+def loss(step):
+    """From 2.3 down to 0.5."""
+    return 0.5 + 1.8 * math.exp(-step / 150)
+
+
+def rows(changes=None):
+    """A healthy run of 600 steps with something left to learn: probes every 100, training rows
+    every 50, validation every 60. `changes`: tag, or all tags that begin so, -> value of a step,
+    None to leave it out."""
+
+    def told(step, values):
+        row = {"step": step}
+        for tag, value in values.items():
+            change = next((c for t, c in (changes or {}).items() if tag.startswith(t)), value)
+            change = change(step, tag) if callable(change) else change
+            row |= {} if change is None else {tag: change}
+        return row
+
+    yield {"text": "recipe", "markdown": ""}
+    yield {"curve": "schedule/lr", "values": (changes or {}).get("curve", [0.05] * 100)}
+    yield told(0, {"chance/loss": 2.303, "chance/accuracy": 0.1, "start/loss": 2.4})
+    for step in range(1, LAST + 1):
+        if step % 100 == 1:
+            probe = {}
+            for layer in LAYERS:
+                probe |= {f"activation_mean/{layer}": 0.1, f"activation_std/{layer}": 1.0}
+                probe |= {f"activation_unit_std/{layer}": 0.8, f"gradient_norm/{layer}": 0.1}
+            for layer in LAYERS[:-1]:
+                probe[f"activation_saturated/{layer}"] = 0.04
+            for name in WEIGHTS:
+                probe |= {f"weight_norm/{name}": 5.0, f"update_ratio/{name}": 2e-3}
+                probe[f"weight_gradient_norm/{name}"] = 0.2
+                limits = told(step, {"low": -0.3, "high": 0.3})
+                yield {"histogram": f"weight/{name}", "counts": [1] * 64} | limits
+            yield told(step, probe)
+        if step % 50 == 0:
+            seen = {"train/loss": loss(step), "train/accuracy": 0.8, "optim/lr": 0.05}
+            yield told(step, seen | {"optim/clipped": 0.1, "penalty/l2": 0.01})
+        if step % 60 == 0:
+            seen = {"val/loss": loss(step) + 0.1, "val/accuracy": 0.78}
+            yield told(step, seen | {f"activation_dead/{layer}": 0.02 for layer in LAYERS[:-1]})
+
+
+def names(changes=None):
+    return [f.id for f in findings(rows(changes)) if f.severity != "info"]
+
+
+def by_layer(*values):
+    """A profile over LAYERS, or any three names that begin with 01, 02, 03."""
+    return lambda step, tag: values[int(tag.partition("/")[2][:2]) - 1]
+
+
+STUCK = {"train/loss": 2.303, "train/accuracy": 0.1, "val/loss": 2.303, "val/accuracy": 0.1}
+OVERFIT = {
+    "val/loss": lambda step, _: 0.6 + abs(step - 180) / 300,
+    "train/loss": lambda step, _: 2.3 * math.exp(-step / 150),
+}
+PLANTED = {
+    "fit.at_chance": STUCK,
+    "optim.lr_high": {"train/loss": lambda step, _: 2.3 * (1 + step / 100)},
+    "optim.lr_low": {"train/loss": 2.29, "val/loss": 2.29, "update_ratio": 1e-6},
+    "grad.vanishing": {"gradient_norm": by_layer(1e-7, 1e-4, 0.1)},
+    "grad.exploding": {"gradient_norm": by_layer(1e3, 10.0, 0.1)},
+    "init.too_small": {"activation_unit_std": by_layer(1.0, 1e-3, 1e-6)},
+    "init.too_large": {"activation_std": by_layer(1.0, 1e2, 1e4)},
+    "act.saturated": {"activation_saturated": 0.7},
+    "act.dead": {"activation_dead/01": 0.8},
+    "act.no_signal": {"activation_unit_std/02": 1e-4},
+    "numeric.nonfinite": {"gradient_norm/02": lambda step, _: "nan" if step > 200 else 0.1},
+    "loss.spike": {"train/loss": lambda step, _: 6.0 if step > 500 else loss(step)},
+    "fit.overfit": OVERFIT,
+    "data.split_shift": {"val/loss": 4.0, "val/accuracy": 0.3},
+    "data.labels_random": OVERFIT | {"val/accuracy": 0.1},
+    "optim.overclipped": {"train/loss": 2.0, "val/loss": 2.0, "optim/clipped": 0.9},
+    "reg.weight_decay_high": STUCK | {"penalty/l2": 4.0},
+    "sched.wrong_unit": {"curve": [0.05] * 10 + [1e-5] * 90},
+    "loop.not_updated": {"update_ratio/02": 0.0},
+    "init.zero": {"low": 0.0, "high": 0.0},
+    "init.symmetric": {"low": 0.01, "high": 0.01},
+}
+SHORT_LIVED = {  # the same at one look only
+    "grad.vanishing": {"gradient_norm/01": lambda step, _: 1e-7 if step == 201 else 0.1},
+    "init.too_small": {"activation_unit_std/03": lambda step, _: 1e-6 if step == 1 else 0.8},
+    "act.saturated": {"activation_saturated": lambda step, _: 0.7 if step == 301 else 0.04},
+    "act.dead": {"activation_dead": lambda step, _: 0.9 if step == 120 else 0.0},
+    "optim.overclipped": {"optim/clipped": lambda step, _: 0.9 * (step in (50, 100))},
+    "optim.lr_low": {"update_ratio": lambda step, _: 1e-6 if step == 201 else 2e-3},
+    "fit.overfit": {"val/loss": lambda step, _: loss(step) * (2 if step == 360 else 1)},
+    "fit.at_chance": {"train/loss": lambda step, _: 2.303 if step < 150 else loss(step)},
+}
+GATED = [
+    "grad.vanishing", "grad.exploding", "init.too_small", "act.saturated", "act.dead",
+    "act.no_signal", "sched.wrong_unit", "init.zero",
+]  # fmt: skip
+
+
+def test_a_healthy_run_has_no_findings():
+    assert findings(rows()) == []
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_named_first(name):
+    assert names(PLANTED[name])[:1] == [name]
+
+
+@pytest.mark.parametrize("name", SHORT_LIVED)
+def test_one_look_is_not_enough(name):
+    assert name not in names(SHORT_LIVED[name])
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_nothing_is_said_once_all_is_learned(name):
+    learned = {"train/accuracy": 0.995, "val/accuracy": 0.97}
+    assert name not in names(PLANTED[name] | learned)
+
+
+def test_since_when_and_where():
+    (found,) = findings(rows({"activation_dead/02": lambda step, _: 0.97 * (step >= 300)}))
+    assert (found.severity, found.layer, found.since_step) == ("error", "02.tanh", 300)
+    assert found.tag == "activation_dead/02.tanh"
+    assert "97%" in found.evidence
+    assert "optim.lr=0.005" in found.remedy
+
+
+def test_what_has_passed_is_no_alarm():
+    changes = {"activation_saturated/01": lambda step, _: 0.9 if step < 300 else 0.04}
+    (found,) = findings(rows(changes))
+    assert (found.id, found.severity) == ("act.saturated", "info")
+    assert "it has passed" in found.evidence
+
+
+def test_saturation_is_judged_by_the_activation():
+    def seen(kind):
+        row = {f"activation_saturated/01.{kind}": 0.6, "activation_mean/01.x": 0.0}
+        return [f.id for f in findings([{"step": s} | row for s in (1, 101, 201)])]
+
+    assert seen("sigmoid") == ["act.saturated"]
+    assert seen("relu") == seen("elu") == seen("hardtanh") == []
+
+
+def test_a_layer_that_is_not_finite_is_undefined_not_alive():
+    """Two looks at dead units with nan between them: nan is no look."""
+    shares = {60: 0.9, 120: "nan", 180: 0.9}
+    made = [{"step": s, "activation_dead/01.relu": v} for s, v in shares.items()]
+    assert [f.id for f in findings(made)] == ["act.dead"]
+    made = [{"step": s, "activation_dead/01.relu": "nan"} for s in shares]
+    assert findings(made) == []
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_the_first_layer_and_step_that_are_not_finite(bad):
+    def value(step, tag):
+        return bad if step > 300 or (step > 200 and "02" in tag) else 0.1
+
+    first = findings(rows({"activation_mean": value}))[0]
+    assert (first.id, first.layer, first.since_step) == ("numeric.nonfinite", "02.tanh", 201)
+
+
+def test_a_loss_that_is_not_finite_is_the_lr_unless_no_step_was_taken():
+    begin = [{"step": 0, "chance/loss": 2.3, "chance/accuracy": 0.1, "start/loss": 2.4}]
+    (found,) = findings([*begin, {"step": 19, "train/loss": "nan"}])
+    assert (found.id, found.since_step) == ("optim.lr_high", 19)
+    assert findings([*begin, {"step": 1, "train/loss": "nan"}]) == []
+
+
+def test_a_loss_that_fell_to_chance_after_it_was_high_is_the_lr():
+    changes = STUCK | {"train/loss": lambda step, _: 1e5 if step < 100 else 2.31}
+    first = findings(rows(changes))[0]
+    assert (first.id, first.since_step) == ("optim.lr_high", 50)
+    assert first.remedy.startswith("optim.lr=0.005")
+
+
+def test_warm_up_and_the_end_of_a_decay_are_not_a_low_lr():
+    """Updates as small as lr is, at its ends; the loss stands still."""
+
+    def lr(step, _=None):
+        return 0.05 * max(math.sin(step / LAST * math.pi), 0) ** 8
+
+    still = {"train/loss": 2.25, "optim/lr": lr, "update_ratio": lambda s, _: 0.05 * lr(s)}
+    assert "optim.lr_low" not in names(still)
+    assert "optim.lr_low" in names(still | {"update_ratio": lambda s, _: 1e-4 * lr(s)})
+
+
+def test_overfitting_is_a_trend_not_two_epochs():
+    rising = {"train/loss": OVERFIT["train/loss"]}
+    late = {"val/loss": lambda step, _: loss(step) + (1.0 if step > 500 else 0.0)}
+    assert "fit.overfit" not in names(rising | late)
+    flat = {"val/loss": lambda step, _: 0.6 * (1 + step / 10_000)}
+    assert "fit.overfit" not in names(rising | flat)
+
+
+def test_frozen_weights_have_no_gradient_and_are_silent():
+    frozen = {"update_ratio/02": 0.0, "weight_gradient_norm/02": None}
+    assert names(frozen) == []
+
+
+def test_a_head_of_zeros_is_a_choice():
+    def limit(value):
+        seen = iter(range(10**6))
+        return lambda step, _: 0.0 if next(seen) % 3 == 2 else value
+
+    assert names({"low": limit(-0.3), "high": limit(0.3)}) == []
+
+
+def test_profiles_in_decades():
+    assert decades({"a": 1e-5, "b": 1e-3, "c": 1.0}) == pytest.approx(-5)
+    assert decades({"a": 0.0, "b": 1e-3, "c": 1.0}) == -math.inf  # exactly 0
+    assert decades({"a": 0.0, "b": 0.0, "c": 0.0}) == 0.0  # converged: no profile
+    assert decades({"a": math.nan, "b": 1.0, "c": 1.0}) == 0.0
+    assert decades({"a": 1e-9, "b": 1.0}) == 0.0  # one hidden layer is no depth
+
+
+def test_rows_without_probes_and_without_chance_are_enough_for_the_curves():
+    made = [{"step": s, "train/loss": loss(s) if s < 300 else "nan"} for s in (50, 100, 300)]
+    assert [f.id for f in findings(made)] == ["optim.lr_high"]
+    assert findings([]) == []
+
+
+def finding(name, severity="warning"):
+    return Finding(name, severity, "", 1, "e", "r", "t")
+
+
+def test_causes_stand_before_what_they_explain():
+    found = [finding("fit.at_chance", "error"), finding("act.dead"), finding("loss.spike")]
+    told = ranked(found)
+    assert [f.id for f in told] == ["act.dead", "fit.at_chance", "loss.spike"]
+    assert told[0].severity == "error"  # nothing was learned because of it
+    assert ranked([finding("act.dead", "info"), found[0]])[0].id == "fit.at_chance"
+
+
+def test_three_are_shown_and_the_rest_counted():
+    found = [finding(f"a.{n}") for n in range(5)]
+    assert len(shown(found)) == MOST + 1
+    assert shown(found)[-1] == "2 more in findings.json"
+    assert shown(found[:2]) == [f.line() for f in found[:2]]
+    assert shown([]) == []
+    assert card(found).count("\n") == 1 + len(found)
+
+
+def test_every_remedy_can_be_typed():
+    typed = set()
+    for changes in PLANTED.values():
+        for f in findings(rows(changes)):
+            typed |= {tuple(words.split()) for words in f.remedy.split(" or ")}
+    with command.loaded() as hydra:
+        for words in typed:
+            command.check(hydra, list(words))
+    assert len(typed) > 15
+
+
+def test_examine_reads_a_folder(tmp_path):
+    text = "".join(json.dumps(row) + "\n" for row in rows(PLANTED["act.dead"]))
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 700, "train/lo')  # torn
+    assert [f.id for f in examine(tmp_path)] == ["act.dead"]
+    shutil.copy(tmp_path / "metrics.jsonl", tmp_path / "again")
+    assert examine(str(tmp_path)) == examine(tmp_path)
+
+
+def test_the_rules_need_no_torch():
+    code = "import trainlab.doctor.examine, sys; print({'torch', 'omegaconf'} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr

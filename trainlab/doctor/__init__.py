@@ -1,0 +1,1 @@
+"""What goes wrong while a run trains, in words: rules over the rows of metrics.jsonl."""

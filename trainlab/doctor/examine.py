@@ -1,0 +1,77 @@
+"""The doctor: every rule over the rows of a run. Needs neither torch nor the run's config."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainlab import durable, log
+from trainlab.doctor import bounds, learning, signal
+from trainlab.doctor.causes import ranked
+from trainlab.doctor.finding import Finding
+from trainlab.doctor.history import History
+
+# among findings of one severity the first is shown first
+RULES = (
+    bounds.not_updated,
+    bounds.constant_weights,
+    bounds.decay_dominates,
+    signal.dead_units,
+    signal.vanishing_signal,
+    signal.exploding_signal,
+    learning.lr_too_high,
+    learning.lr_too_low,
+    signal.saturation,
+    signal.vanishing_gradient,
+    signal.exploding_gradient,
+    signal.nonfinite,
+    learning.not_learning,
+    signal.dead_signal,
+    bounds.schedule_ends_early,
+    learning.labels_random,
+    learning.split_shift,
+    learning.overfitting,
+    learning.loss_spike,
+    bounds.clipping,
+)
+
+
+class Doctor:
+    """Fed with the rows of a run in their order; `findings` at any time, of what it has seen."""
+
+    def __init__(self) -> None:
+        self.history = History()
+
+    def feed(self, row: Mapping[str, Any]) -> None:
+        """One row of metrics.jsonl. Texts say nothing here."""
+        if "curve" in row:
+            self.history.curves[row["curve"]] = [float(v) for v in row["values"]]
+        elif "histogram" in row:
+            limits = row["step"], float(row["low"]), float(row["high"])
+            self.history.ranges.setdefault(row["histogram"], limits)
+        elif "step" in row:
+            values = {tag: value for tag, value in row.items() if tag != "step"}
+            self.history.feed(row["step"], values)
+
+    def findings(self) -> list[Finding]:
+        """Causes first, then worst first."""
+        return ranked([finding for rule in RULES for finding in rule(self.history)])
+
+
+def findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """What the rows of a run say, worst first."""
+    doctor = Doctor()
+    for row in rows:
+        doctor.feed(row)
+    return doctor.findings()
+
+
+def examine(directory: str | Path) -> list[Finding]:
+    """What the metrics.jsonl in a run's folder says, worst first. Raises CheckpointError where it
+    is damaged, OSError where there is none."""
+    return findings(log.rows(Path(directory) / "metrics.jsonl"))
+
+
+def keep(directory: Path, found: Iterable[Finding]) -> None:
+    """Write findings.json."""
+    durable.write_json(directory / "findings.json", [asdict(finding) for finding in found])

@@ -1,0 +1,64 @@
+"""Beside a run that trains: what is to be compared with at its start, the findings at its end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from trainlab.doctor.examine import examine, keep
+from trainlab.doctor.finding import card, shown
+from trainlab.errors import NonFiniteError
+from trainlab.taps import eager, unmoved
+from trainlab.train import evaluating
+
+
+@contextmanager
+def watching(bench: Any, trainer: Any, log: Any, show: Any) -> Iterator[None]:
+    """Inside, the run trains. However it ends, the findings are kept, shown and sent to
+    TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same."""
+    directory = log.path.parent
+    if trainer.at == 0:
+        log.scalars(0, compared_with(bench, trainer))
+    try:
+        yield
+    except NonFiniteError:
+        log.scalars(broken_at(trainer), {"train/loss": float("nan")})
+        raise
+    finally:
+        log.flush()
+        found = examine(directory)
+        keep(directory, found)
+        show.notes(shown(found))
+        log.text("findings", card(found))
+        log.sync()
+
+
+@torch.no_grad()
+def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
+    """Loss and accuracy of the best constant answer, and the loss of a batch before the first step.
+
+    The best of three constant logits: the logarithm of the classes' shares (right for cross
+    entropy), the shares (for squared error), and 0 (for a hinge).
+    """
+    y = bench.splits.val.y
+    shares = torch.bincount(y, minlength=len(bench.splits.classes)) / len(y)
+    answers = (shares.clamp_min(1e-6).log(), shares, torch.zeros_like(shares))
+    losses = [trainer.criterion(a.expand(len(y), -1), y) for a in answers]
+    x, y = trainer.validation(0)
+    with unmoved(trainer.model), evaluating(trainer.model):
+        start = trainer.criterion(eager(trainer.model)(x), y)
+    return {
+        "chance/loss": float(torch.stack(losses).min()),
+        "chance/accuracy": float(shares.max()),
+        "start/loss": float(start),
+    }
+
+
+@torch.no_grad()
+def broken_at(trainer: Any) -> int:
+    """The first step since the last row whose loss was not finite; the present one otherwise."""
+    losses = [float(entry[0]) for entry in trainer.record]
+    begun = trainer.at - len(losses)
+    finite = torch.tensor(losses).isfinite().tolist()
+    return begun + finite.index(False) + 1 if False in finite else trainer.at
