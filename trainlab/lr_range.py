@@ -65,10 +65,10 @@ def judge(curves: Sequence[Curve]) -> Answer:
     """S curves on the same axis, each ending where its loss ran away -> the band of lr, or why not.
 
     The median over seeds is smoothed; what lies beyond a curve's end counts as a loss that ran
-    away. The lr inside is where the loss is lowest. Usable is from the lowest of three (where it
-    falls most steeply against log lr, where 80 % of the fall is reached, BELOW the lr inside) to
-    the lower of two (MARGIN above where 20 % of the fall is lost again, ABOVE the lr inside); of
-    that, the upper WIDEST decades.
+    away. The lr inside is where the loss is lowest, of the places where every seed has half of the
+    fall. Usable is from the lowest of three (where it falls most steeply against log lr, where 80 %
+    of the fall is reached, BELOW the lr inside) to the lower of two (MARGIN above where 20 % of the
+    fall is lost again, ABOVE the lr inside); of that, the upper WIDEST decades.
     """
     axis = max((curve[0] for curve in curves), key=len)
     if len(axis) < 10:
@@ -89,12 +89,15 @@ def judge(curves: Sequence[Curve]) -> Answer:
     if at == len(axis) - 1:
         text = f"the loss still falls at lr {10 ** axis[-1]:.2g}; raise task.high"
         return dataclasses.replace(seen, refusal=text)
-    apart = int((each[:, at] > start - fall / 2).sum())
-    if apart:
-        text = f"seeds disagree: at lr {10 ** axis[at]:.2g} {apart} of {len(curves)} learn little"
+    common = (each < start - fall / 2).all(0)  # where every seed learns
+    if not common.any():
+        most = int((each < start - fall / 2).sum(0).max())
+        text = f"seeds disagree: at no lr do more than {most} of {len(curves)} learn"
         return dataclasses.replace(seen, refusal=f"{text}; try another init, or clip.norm=1")
+    at = int(np.where(common, mean, np.inf).argmin())
 
-    level = lowest + LOST * fall
+    seen = dataclasses.replace(seen, lowest=float(mean[at]))
+    level = seen.lowest + LOST * fall
     steepest = int(np.gradient(mean, axis)[: at + 1].argmin())
     low = min(axis[min(steepest, int(np.argmax(mean < level)))], axis[at] - BELOW)
     lost = np.nonzero(mean[at:] > level)[0]
