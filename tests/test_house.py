@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ("__main__", "_plugins", "command", "multirun"),
     ("sweep", "lecture"),
-    ("story", "finished", "keeper", "regular"),
+    ("story", "finished", "battery", "keeper", "regular"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",

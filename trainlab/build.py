@@ -16,9 +16,9 @@ from typing import Any
 
 from trainlab.errors import ConfigError
 
-ALLOWED = (
-    "torch.nn", "torch.optim", "torchvision.models", "trainlab.nn", "trainlab.optim",
+ALLOWED = ("torch.nn", "torch.optim", "torchvision.models", "trainlab.nn", "trainlab.optim",
     "trainlab.data", "trainlab.probes", "trainlab.checks", "trainlab.story", "trainlab.finished",
+    "trainlab.battery",
 )  # fmt: skip
 # where the C functions live that torch.nn.functional shows: gelu, conv2d, ...
 C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
