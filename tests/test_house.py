@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ("__main__", "_plugins", "command", "multirun"),
     ("sweep", "lecture"),
-    ("story", "finished", "keeper", "regular", "lr_range"),
+    ("story", "finished", "battery", "keeper", "regular", "lr_range"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",

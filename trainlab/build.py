@@ -19,7 +19,8 @@ from trainlab.errors import ConfigError
 ALLOWED = (
     "torch.nn", "torch.optim", "torchvision.models", "trainlab.nn", "trainlab.optim",
     "trainlab.data", "trainlab.probes", "trainlab.checks", "trainlab.story", "trainlab.finished",
-    "trainlab.lr_range")  # fmt: skip
+    "trainlab.battery", "trainlab.lr_range",
+)  # fmt: skip
 # where the C functions live that torch.nn.functional shows: gelu, conv2d, ...
 C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
 PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no step starts with an underscore

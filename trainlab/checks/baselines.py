@@ -1,6 +1,7 @@
 """Does the input help, and which accuracy counts for nothing? Named by conf/preflight/."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -21,37 +22,39 @@ def baselines(fresh: Fresh) -> Verdict:
     Zeros leave only the shares of the classes to learn. It passes as soon as the loss with input is
     below the one without; the share of the largest class is the accuracy to beat.
     """
-    real, blank, verdict = fresh(), fresh(), partial(Verdict, "baselines")
-    for trainer in (real, blank):
-        trainer.steps = max(trainer.steps, 4 * STEPS)  # a short run's lr would have ended
-    x, y = images(real, IMAGES)
-    with torch.no_grad(), no_dropout(real.model):
-        if reason := no_classes(real.model(x), y):
+    verdict = partial(Verdict, "baselines", expected="a lower loss with the input than without")
+    blank = fresh()
+    x, y = images(blank, IMAGES)
+    with torch.no_grad(), no_dropout(blank.model):
+        if reason := no_classes(blank.model(x), y):
             return verdict(SKIPPED, reason)
-    labels = getattr(real.validation, "y", y)
+    labels = getattr(blank.validation, "y", y)
     share = float(labels.bincount().max() / len(labels))
     figure = f"the largest class is {share:.1%}, the accuracy to beat"
-    expected = "a lower loss with the input than without"
-    factor = max(real.schedule(step, real.steps) for step in range(STEPS))
+    blank.steps = max(blank.steps, 4 * STEPS)
+    factor = max(blank.schedule(step, blank.steps) for step in range(STEPS))
     if factor < WARM:
         return verdict(SKIPPED, f"lr still at {factor:.0%} after {STEPS} steps; {figure}")
-    for steps in range(EVERY, STEPS + 1, EVERY):
-        losses = [_train(t, z, y, steps) for t, z in ((real, x), (blank, torch.zeros_like(x)))]
-        saw = f"loss {losses[0]:.3g} with the input, {losses[1]:.3g} without, after {steps} steps"
-        saw += f"; {figure}"
-        if losses[0] < (1 - MARGIN) * losses[1] and math.isfinite(losses[1]):
-            return verdict(PASS, saw, expected)
-        if not math.isfinite(losses[0]):
-            return verdict(WARN, saw, expected, f"optim.lr={real.lrs[0] / 10:g}")
+    floor = min(loss for loss in _losses(blank, torch.zeros_like(x), y) if loss == loss)
+    trainer = fresh()
+    for steps, loss in enumerate(_losses(trainer, x, y)):
+        saw = f"loss {loss:.3g} after {steps * EVERY} steps with the input, at best {floor:.3g} "
+        saw += f"without; {figure}"
+        if steps and loss < (1 - MARGIN) * floor:
+            return verdict(PASS, saw)
+        if not math.isfinite(loss):
+            return verdict(WARN, saw, advice=f"optim.lr={float(trainer.lrs[0]) / 10:g}")
     advice = "lr too low or too high, a signal that dies on its way, or labels at random: "
-    return verdict(WARN, saw, expected, f"{advice}look at profile, overfit and label_shift first")
+    return verdict(WARN, saw, advice=f"{advice}look at profile, overfit and label_shift first")
 
 
-def _train(trainer: Trainer, x: Tensor, y: Tensor, steps: int) -> float:
-    """Go on to step number `steps` on batches of x, y; the loss then, dropout off."""
-    trainer.model.train()
+def _losses(trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[float]:
+    """The loss on x, y, dropout off, before the first of STEPS steps and after every EVERY-th."""
+    trainer.steps = max(trainer.steps, 4 * STEPS)  # the lr of a short run would have ended
     parts = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
-    while trainer.at < steps:
-        trainer.step(*parts[trainer.at % len(parts)])
-    with torch.no_grad(), no_dropout(trainer.model):
-        return float(trainer.criterion(trainer.model(x), y))
+    for step in range(STEPS + 1):
+        if step % EVERY == 0:
+            with torch.no_grad(), no_dropout(trainer.model):
+                yield float(trainer.criterion(trainer.model(x), y))
+            trainer.model.train()
+        trainer.step(*parts[step % len(parts)])

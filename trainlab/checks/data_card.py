@@ -50,8 +50,8 @@ def data_card(fresh: Fresh) -> Verdict:
         advice = "data.order=shuffled"
         return verdict(WARN, f"batches hold mostly one class each; {saw}", advice=advice)
     share = counts / counts.sum()
-    balance = -float(torch.special.entr(share).neg().sum()) / math.log(max(len(counts), 2))
-    if (balance := abs(balance)) < BALANCE:
+    balance = float(torch.special.entr(share).sum()) / math.log(max(len(counts), 2))
+    if balance < BALANCE:
         advice = f"always saying the largest class is right in {float(share.max()):.0%}: "
         advice += "init.bias=prior, more samples of the others, and judge by more than accuracy"
         return verdict(WARN, f"{saw}: entropy {balance:.2f} of ln K", advice=advice)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from trainlab.taps import eager, unmoved
 IMAGES, ENTRIES = 8, 32
 STEP = 1e-5
 WRONG = 1e-2  # CS231n notes 3: above it the gradient is probably wrong; 1e-7 is a happy one
-KINK = 1e-3  # two estimates, at STEP and STEP / 4, that differ by more have a kink between them
+KINK = 1e-3  # slopes to the right and to the left that differ by more have a kink between them
 MOST = 50_000_000  # parameters, for a copy in float64
 
 
@@ -22,7 +23,8 @@ def gradient(fresh: Fresh) -> Verdict:
     """Central differences in float64 against the gradient, relative to the larger of the two.
 
     At the entry of the largest gradient and at random ones, spread over all tensors. Entries whose
-    estimates at two step sizes differ have a kink (relu, max pooling) within reach: left out.
+    slopes to the right and to the left differ have a kink (relu, max pooling) within reach: left
+    out.
     """
     trainer, verdict = fresh(), partial(Verdict, "gradient", expected=f"relative error < {WRONG:g}")
     x, y = images(trainer, IMAGES)
@@ -38,7 +40,11 @@ def gradient(fresh: Fresh) -> Verdict:
     smooth = [row for row in rows if abs(row[2] - row[3]) <= KINK * max(abs(row[2]), row[4])]
     if 2 * len(smooth) < len(rows):
         return verdict(SKIPPED, f"{len(rows) - len(smooth)} of {len(rows)} entries are at kinks")
-    errors = {n: abs(a - b) / max(abs(a), abs(b), least) for n, a, _, b, least in smooth}
+    errors: dict[str, float] = {}
+    for name, slope, right, left, least in smooth:
+        central = (right + left) / 2
+        error = abs(slope - central) / max(abs(slope), abs(central), least)
+        errors[name] = max(error, errors.get(name, 0.0))
     worst = max(errors, key=errors.get, default="")
     largest = errors.get(worst, 0.0)
     saw = f"{len(smooth)} entries, largest relative error {largest:.1g}"
@@ -60,34 +66,39 @@ def _doubled(part: Callable) -> Callable:
 
 
 def _compare(model: nn.Module, loss: Callable[[], Tensor]) -> list[tuple]:
-    """(tensor, gradient, estimate at STEP, at STEP / 4, the least size that matters) of entries."""
+    """Of each entry: tensor, gradient, slope to the right, to the left, the least that matters."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     chosen = named[:: -(-len(named) // ENTRIES)]
+    each = ENTRIES // len(chosen) - 1
+    random = [torch.randint(p.numel(), (each,)).tolist() for _, p in chosen]
+    rows = []
+
+    def value(*inputs: Tensor) -> Any:
+        with unmoved(model):  # the same masks and the same statistics each time
+            found = loss()
+            if not inputs:
+                return found.detach()
+            return torch.autograd.grad(found, inputs, allow_unused=True)
+
     with no_dropout(model):
-
-        def value() -> Tensor:
-            with unmoved(model):  # the same masks and the same statistics each time
-                return loss()
-
-        grads = torch.autograd.grad(value(), [p for _, p in chosen], allow_unused=True)
-        grads = [torch.zeros_like(p) if g is None else g for (_, p), g in zip(chosen, grads)]  # noqa: B905
-        least = 1e-4 * max((float(g.abs().max()) for g in grads), default=0.0) + 1e-7
-        rows = []
-        with torch.no_grad():
-            for (name, p), grad in zip(chosen, grads, strict=True):
-                flat = grad.flatten()
-                more = torch.randint(flat.numel(), (ENTRIES // len(chosen) - 1,)).tolist()
-                for at in {int(flat.abs().argmax()), *more}:
-                    found = [_central(p.view(-1), at, h, value) for h in (STEP, STEP / 4)]
-                    rows.append((name, float(flat[at]), *found, least))
+        here, grads = float(value()), value(*(p for _, p in chosen))
+        largest = max(float(g.abs().max()) for g in grads if g is not None)
+        for (name, p), grad, more in zip(chosen, grads, random, strict=True):
+            flat = torch.zeros_like(p).flatten() if grad is None else grad.flatten()
+            for at in sorted({int(flat.abs().argmax()), *more}):
+                right, left = _slopes(p.detach().view(-1), at, here, value)
+                rows.append((name, float(flat[at]), right, left, 1e-4 * largest + 1e-7))
     return rows
 
 
-def _central(values: Tensor, at: int, step: float, loss: Callable[[], Tensor]) -> float:
-    """(loss(w + step) - loss(w - step)) / (2 step) in one entry."""
+@torch.no_grad()
+def _slopes(
+    values: Tensor, at: int, here: float, loss: Callable[[], Tensor]
+) -> tuple[float, float]:
+    """To the right and to the left of one entry, over STEP."""
     before, ends = values[at].clone(), []
     for sign in (1, -1):
-        values[at] = before + sign * step
-        ends.append(float(loss()))
+        values[at] = before + sign * STEP
+        ends.append((float(loss()) - here) / (sign * STEP))
     values[at] = before
-    return (ends[0] - ends[1]) / (2 * step)
+    return ends[0], ends[1]

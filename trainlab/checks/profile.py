@@ -9,9 +9,10 @@ from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.ground import images, no_dropout
-from trainlab.taps import look
+from trainlab.taps import Layer, look
+from trainlab.train import Trainer
 
-IMAGES = 128
+IMAGES, TRIES = 128, 8  # steps, of which the first may warm up from lr 0
 FORWARD = (-2.0, 1.5)  # log10 of last over first hidden layer
 BACKWARD = (-3.0, 1.85)  # log10 of first over last; 70 is AUTOTRAINER's bound (2021)
 EXPECTED = f"forward within 10^{FORWARD[0]:g} .. 10^{FORWARD[1]:g}, backward within "
@@ -24,25 +25,40 @@ def profile(fresh: Fresh) -> Verdict:
 
     Both, because small initial weights shrink the signal forwards while the ratio of the gradients
     looks healthy. The std is that of each unit over the samples: the pooled one stays healthy over
-    a signal that is dead.
+    a signal that is dead. Before a head or a branch that starts at 0 on purpose the gradient is 0
+    too: such a layer is left out, unless it is still 0 after a few steps.
     """
     trainer, verdict = fresh(), partial(Verdict, "profile", expected=EXPECTED)
     x, y = images(trainer, IMAGES)
     with no_dropout(trainer.model):
-        layers = look(trainer.model, trainer.criterion, x, y).layers
-    calls = [c for c in layers if c.function and c.grad is not None]
+        calls, sizes = _calls(trainer, x, y)
+        later = sizes
+        for _ in range(TRIES):
+            if -math.inf in later.values():
+                trainer.step(x, y)
+                later = _calls(trainer, x, y)[1]
     if len(calls) < 2:
         return verdict(SKIPPED, f"{len(calls)} activation calls: no depth to follow")
-    forward = _log10([_spread(c.out) for c in calls])
-    backward = _log10([c.grad.double().square().mean().sqrt() for c in calls])
-    names = [c.name for c in calls]
+    names, forward = list(sizes), _log10([_spread(c.out) for c in calls])
+    if max(sizes.values()) == -math.inf:
+        sizes = later
+    backward = list(sizes.values())
     saw = f"{names[0]} to {names[-1]}: std {_shown(forward)}, gradient {_shown(backward)} (log10)"
     told = _judged("signal", forward, names, FORWARD)
-    told += _judged("gradient", backward[::-1], names[::-1], BACKWARD)
+    held = [n for n, s in sizes.items() if s > -math.inf or later.get(n) == -math.inf][::-1]
+    told += _judged("gradient", [sizes[n] for n in held], held, BACKWARD)
     if not told:
         return verdict(PASS, saw)
     advice = "init=he_normal (with init.gain=auto), norm=batch, activation=relu, or fewer layers"
     return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice)
+
+
+def _calls(trainer: Trainer, x: Tensor, y: Tensor) -> tuple[list[Layer], dict[str, float]]:
+    """The activation calls that the loss depends on, and log10 of the rms of their gradients."""
+    layers = look(trainer.model, trainer.criterion, x, y).layers
+    calls = [c for c in layers if c.function and c.grad is not None]
+    sizes = _log10([c.grad.double().square().mean().sqrt() for c in calls])
+    return calls, dict(zip([c.name for c in calls], sizes, strict=True))
 
 
 def _spread(values: Tensor) -> Tensor:
@@ -52,7 +68,7 @@ def _spread(values: Tensor) -> Tensor:
 
 def _log10(sizes: list[Tensor]) -> list[float]:
     """-inf for an exact zero, nan where a size is not finite."""
-    values = torch.stack(sizes)
+    values = torch.stack(sizes) if sizes else torch.zeros(0)
     return torch.where(values.isfinite(), values, math.nan).log10().tolist()
 
 

@@ -27,17 +27,17 @@ def symmetry(fresh: Fresh) -> Verdict:
     x, y = images(trainer, IMAGES)
     with no_dropout(trainer.model):
         layers = look(trainer.model, trainer.criterion, x, y).layers
-    calls = [c for c in layers if c.elementwise and c.x.dim() > 1 and c.grad is not None]
-    calls = [c for c in calls if _units(c.x).shape[1] > 1]
+    calls = [c for c in layers if c.function and c.grad is not None and c.out.dim() > 1]
+    calls = [c for c in calls if _units(c.out).shape[1] > 1]
     if not calls:
         return verdict(SKIPPED, "the model calls no activation on more than one unit")
     if not all(c.x.isfinite().all() and c.grad.isfinite().all() for c in calls):
         return verdict(SKIPPED, "activations or gradients are not finite")
     twins = {c.name: _twins(c) for c in calls}
-    ranks = {c.name: effective_rank(_units(c.x)) for c in calls}
+    ranks = {c.name: effective_rank(_units(_values(c))) for c in calls}
     most, lowest = max(twins, key=twins.get), min(ranks, key=ranks.get)
     rich = effective_rank(x.flatten(1))
-    saw = f"{twins[most]:.0%} of the units of {most} have a twin; effective rank at least "
+    saw = f"{twins[most]:.0%} of the units of {most} have a twin; lowest effective rank "
     saw += f"{ranks[lowest]:.1f} ({lowest}), of the input {rich:.1f}"
     expected = f"no twins, a rank above {RANK:g}"
     if twins[most] == 1:
@@ -50,6 +50,11 @@ def symmetry(fresh: Fresh) -> Verdict:
     return verdict(PASS, saw, expected)
 
 
+def _values(call: Layer) -> Tensor:
+    """What entered, where dead units still differ; maxout takes several, so what came out."""
+    return call.x if call.elementwise else call.out
+
+
 def _units(values: Tensor) -> Tensor:
     """(B, U, ...) -> (n, U): positions are samples; (B, T, U) has its units last."""
     values = values.movedim(1, -1) if values.dim() > 3 else values
@@ -60,7 +65,7 @@ def _units(values: Tensor) -> Tensor:
 def _twins(call: Layer) -> float:
     """Share of the units that another one equals, in value and in gradient."""
     same = torch.ones((), dtype=torch.bool, device=call.x.device)
-    for values in (_units(call.x), _units(call.grad)):
+    for values in (_units(_values(call)), _units(call.grad)):
         columns = values.T.contiguous()
         size = columns.norm(dim=1)
         same = same & (torch.cdist(columns, columns) <= SAME * torch.maximum(size, size[:, None]))
