@@ -109,10 +109,10 @@ def test_seeds_that_disagree_are_refused():
 def test_a_seed_that_runs_away_early_lowers_the_lr():
     """The other two are lowest where it has gone."""
     curves = valley(0.02, 0, seeds=2)
-    answer = judge([*curves, *valley(0.02, 1, edge=0.02, seeds=1)])
+    answer = judge([*curves, *valley(0.02, 1, edge=0.04, seeds=1)])
     assert answer.refusal == ""
-    assert answer.lr <= judge(curves).lr
-    assert 0.01 < answer.lr < 0.04
+    assert answer.lr < judge(curves).lr
+    assert 0.01 < answer.lr < 0.05
 
 
 def test_one_wild_loss_changes_little():
