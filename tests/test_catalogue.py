@@ -19,6 +19,7 @@ spec = importlib.util.spec_from_file_location("catalogue", ROOT / "scripts" / "b
 catalogue = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(catalogue)
 
+DOWNLOADED = "mnist", "fashion_mnist", "cifar10", "cifar100"
 WORDS = [(group, word) for group in catalogue.GROUPS for word in words.groups()[group]]
 every_word = pytest.mark.parametrize(("group", "word"), WORDS, ids=[f"{g}={w}" for g, w in WORDS])
 
@@ -92,13 +93,19 @@ def reasons(images):
 def test_a_word_stacks_or_says_why_not(group, word, reasons):
     """An accepted stack that differs from the separate runs raises in the fixture."""
     reason = reasons[group, word]
-    assert reason == "" or "does not stack" in reason or "not tried" in reason
+    absent = "not tried" in reason and word in DOWNLOADED
+    assert reason == "" or "does not stack" in reason or absent
 
 
 def test_the_page_is_up_to_date(reasons):
-    now = catalogue.PAGE.read_text().splitlines()
-    for line in catalogue.page(reasons).splitlines():
-        assert line in now or "not tried" in line, "run python scripts/build_catalogue.py"
+    def told(page):
+        """The lines of a page, without what a machine that lacks the data cannot say."""
+        lines = page.splitlines()
+        far = {f"| `{word}` |" for word in DOWNLOADED}
+        return [line for line in lines if not any(map(line.startswith, far))]
+
+    expected = catalogue.page(reasons)
+    assert told(catalogue.PAGE.read_text()) == told(expected), "run scripts/build_catalogue.py"
 
 
 # refused with a reason: instance norm has nothing to average over in a layer of an MLP

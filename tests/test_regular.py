@@ -108,12 +108,38 @@ def test_gradients_are_bounded_and_the_share_is_logged(limit):
     elif name == "value":
         assert max(g.abs().max() for g in grads) <= float(value)
     else:
-        head = trainer.model.head.weight
-        assert head.grad.norm() > 0.001 * head.norm(), "the head is left out"
+        for own in trainer.model.head.parameters():
+            assert own.grad.norm() > 0.0011 * own.norm(), "the head is left out"
     loose, rows = trained("clip.norm=1e6")
     plain, _ = trained()
     assert same(weights(loose), weights(plain))
     assert float(rows[10]["optim/clipped"]) == 0
+
+
+def test_a_constraint_holds_for_the_averaged_weights_too():
+    trainer, _ = trained("constraint.unit_norm=true", "average.ema=0.9", every=40)
+    norms = trainer.best["hidden1.layer.weight"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_swa_from_the_beginning_is_no_other_word_for_none():
+    trainer, _ = trained("average.swa=0", every=40)
+    assert not torch.equal(trainer.best["head.weight"], trainer.model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["constraint.max_norm=1", "norm=weight"], "use another norm"),
+        (["channels_last=true", "optim=lbfgs"], "cannot take it; use another optim"),
+        (["norm=batch", "accumulate=32"], "batch norm needs two"),
+        (["data.train_size=5"], "data.train_size = 5: leaves a class without a sample; use 40"),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_together_is_refused(words, text):
+    with pytest.raises(ConfigError, match=text):
+        bench_of(*words).fresh()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from test_train import batches_of, fit, trainer_of
 from torch import nn
 
-from trainlab import checkpoint, restore, speed
+from trainlab import checkpoint, restore, speed, world
 from trainlab.errors import ConfigError
 from trainlab.train import hits
 
@@ -133,13 +133,16 @@ def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_every_precision_learns_and_keeps_float32_weights_and_losses(precision):
-    before = torch.backends.fp32_precision
+    world.join("cpu", 1, precision)
+    products = "tf32" if precision == "tf32" else "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == products
+    assert torch.backends.mkldnn.matmul.fp32_precision == products
     trainer = trainer_of(steps=60, lr=0.05, validation=batches_of())
     trainer.forward = speed.forward(trainer.model, precision, False, False)
     if precision == "fp16":
         trainer.scaler = speed.scaler(torch.device("cpu"), trainer.optimizer)
     first, *_, last = [row for _, row in fit(trainer, log=5)]
-    torch.backends.fp32_precision = before
+    world.join("cpu", 1)
     assert trainer.params[0].dtype == torch.float32
     assert trainer.forward(batches_of()(0)[0]).dtype == torch.float32
     assert float(last["train/loss"]) < float(first["train/loss"]) * 0.8

@@ -16,11 +16,9 @@ from typing import Any
 
 from trainlab.errors import ConfigError
 
-ALLOWED = (
-    "torch.nn", "torch.optim", "torchvision.models", "trainlab.nn", "trainlab.optim",
-    "trainlab.data", "trainlab.probes", "trainlab.checks", "trainlab.story", "trainlab.finished",
-    "trainlab.battery", "trainlab.lr_range",
-)  # fmt: skip
+ROOMS = "nn optim data probes checks story finished battery lr_range"
+OURS = tuple(f"trainlab.{room}" for room in ROOMS.split())
+ALLOWED = ("torch.nn", "torch.optim", "torchvision.models", *OURS)
 # where the C functions live that torch.nn.functional shows: gelu, conv2d, ...
 C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
 PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no step starts with an underscore

@@ -7,9 +7,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab import speed
 from trainlab.errors import ConfigError
+from trainlab.nn.init import weighted
 from trainlab.optim import averaging
 from trainlab.optim import clip as clips
 from trainlab.optim import constraint as constraints
@@ -34,6 +36,8 @@ def regularise(
 ) -> None:
     """Add what these sections of the spine ask for. `inputs()` gives the training images, (B, ...)
     at a time. Raises ConfigError for combinations that mean nothing."""
+    if channels_last and isinstance(trainer.optimizer, torch.optim.LBFGS):
+        raise ConfigError("channels_last = true: torch's L-BFGS cannot take it; use another optim")
     if precision != "fp32" or compile or channels_last:
         trainer.forward = speed.forward(trainer.model, precision, compile, channels_last)
     if precision == "fp16":
@@ -44,7 +48,7 @@ def regularise(
     bound(trainer, clip)
     constrain(trainer, constraint)
     averaged(trainer, average)
-    anew = inputs if statistics == "full_pass" or average["swa"] else None
+    anew = inputs if statistics == "full_pass" or average["swa"] is not None else None
     if anew or trainer.average is not None:
         trainer.judged = partial(judged, anew)
 
@@ -79,7 +83,7 @@ def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:
     """One of norm, value, adaptive. The head is not clipped adaptively (Brock et al. 2021)."""
     if (name := _only_one("clip", limits)) is None:
         return
-    head = group_rules.matrices(trainer.model)[-1]
+    head = weighted(trainer.model)[-1][0]  # weight and bias
     trainer.clip = {
         "norm": partial(clips.by_norm, norm=limits["norm"]),
         "value": partial(clips.by_value, value=limits["value"]),
@@ -91,6 +95,9 @@ def constrain(trainer: Trainer, limits: Mapping[str, float | bool | None]) -> No
     """One of max_norm, unit_norm, after every step and from the start."""
     if (name := _only_one("constraint", limits)) is None:
         return
+    if any(is_parametrized(module) for module in trainer.model.modules()):
+        text = "with norm=weight a unit's norm is its gain; use another norm"
+        raise ConfigError(f"constraint.{name}: {text}, or leave the constraint out")
     rule = {"max_norm": partial(constraints.max_norm, norm=limits["max_norm"])}
     trainer.constrain = partial(
         _multiply, group_rules.matrices(trainer.model), rule.get(name, constraints.unit_norm)
@@ -136,6 +143,8 @@ def judged(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> I
     try:
         if trainer.average is not None:
             model.load_state_dict(trainer.average.weights)
+            if trainer.constrain is not None:  # a mean of unit vectors is none
+                trainer.constrain()
         if inputs is not None:
             averaging.refresh(model, inputs())
         yield
@@ -145,7 +154,7 @@ def judged(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> I
 
 def _only_one(section: str, values: Mapping[str, float | bool | None]) -> str | None:
     """The name of the value that is set. ConfigError for more than one."""
-    given = [name for name, value in values.items() if value]
+    given = [name for name, value in values.items() if value is not None and value is not False]
     if len(given) > 1:
         names = " and ".join(f"{section}.{name}" for name in given)
         raise ConfigError(f"{names}: one at a time; drop {section}.{given[-1]}")
@@ -158,10 +167,11 @@ def _multiply(weights: list[Tensor], rule: Callable[[list[Tensor]], list[Tensor]
 
 
 def _all_but(
-    left: Tensor, rule: Callable, grads: list[Tensor], params: list[Tensor]
+    left: nn.Module, rule: Callable, grads: list[Tensor], params: list[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """`rule` for the gradients of all parameters but one."""
-    kept = [i for i, p in enumerate(params) if p is not left]
+    """`rule` for the gradients of all parameters but one layer's."""
+    own = {id(p) for p in left.parameters()}
+    kept = [i for i, p in enumerate(params) if id(p) not in own]
     bounded, share = rule([grads[i] for i in kept], [params[i] for i in kept])
     clipped = dict(zip(kept, bounded, strict=True))
     return [clipped.get(i, grad) for i, grad in enumerate(grads)], share

@@ -159,7 +159,7 @@ class Show:
         """Say where more threads would pay: steps over 2 ms are arithmetic rather than calls."""
         cores = os.cpu_count() or 1
         seconds = (time.monotonic() - self.since) / max(at - self.begun, 1)
-        if threads < cores and seconds > 2e-3:
+        if threads < cores and seconds > 2e-3 and at - self.begun >= 200:
             self.note(
                 f"threads = {threads}: a step took {seconds * 1e3:.1f} ms on {threads} of {cores} "
                 f"cores; threads={cores} may be faster on an idle machine (and gives other bits)"

@@ -17,11 +17,10 @@ def forward(
     """x (B, ...) -> logits (B, K) in float32, by `model`, whose weights stay float32.
 
     bf16, fp16: torch.autocast (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740); fp16
-    wants a `scaler` too. tf32 sets torch's global switch. channels_last lays the model's
-    convolutions out anew, in place. compiled: torch.compile, at the first call.
+    wants a `scaler` too. tf32 is torch's global switch, see world.join. channels_last lays the
+    model's convolutions out anew, in place. compiled: torch.compile, at the first call.
     """
     device = next(model.parameters()).device
-    torch.backends.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     if channels_last:
         model.to(memory_format=torch.channels_last)
     call = torch.compile(model) if compiled else model

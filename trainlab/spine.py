@@ -89,7 +89,7 @@ SPINE = {
     "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
     "batch_size": Key(str, 32, "samples a step", "samples", **BATCH),
-    "accumulate": Key(int, 1, "parts a batch is taken in: the same gradient", ge=1, le=2**20),
+    "accumulate": Key(int, 1, "parts of a batch; batch norm sees parts", ge=1, le=2**20),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
     "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
     "penalty.l2": Key(float, 0.0, "adds l2/2 * |weights|^2; equals SGD's weight_decay", ge=0),
@@ -199,7 +199,7 @@ COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()
 KEYS = SPINE | COMMON
 # what may differ between a run and its resumption; of the data, its own digest is compared
 HARMLESS = (
-    "device.", "threads.", "epochs.", "max_steps.", "log.", "probe.every.", "checkpoint.",
+    "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
     "data.memory_limit.", "data.workers.",
     "task.", "hydra.",

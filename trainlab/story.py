@@ -80,7 +80,7 @@ class Bench:
             self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
         batches.augment = None if plain else self.augment()  # after init: the same weights
         model.to(self.device)
-        refuse_single(model, len(train), size)
+        refuse_single(model, len(train), size, cfg.accumulate)
         trainer = Trainer(
             model,
             self.door(cfg.loss),
@@ -134,7 +134,7 @@ def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes
 
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
-    device = world.join(cfg.device, cfg.threads)
+    device = world.join(cfg.device, cfg.threads, cfg.precision)
     splits = loaded(door, *spine.apart(cfg, "data"))
     fitted = [each.to(device) for each in fit(door, *spine.apart(cfg, "preprocess"), splits)]
     return Bench(cfg, door, device, splits.to(device), *fitted)

@@ -144,10 +144,10 @@ class Trainer:
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Leave the gradients of the objective in the parameters; objective, loss and hits, ()."""
-        axis, found = classes_of(y).dim() - 1, []
-        parts = [(x, y)]
+        axis, found, parts = classes_of(y).dim() - 1, [], [(x, y)]
         if self.accumulate > 1:
-            parts = zip(*(t.chunk(self.accumulate, axis) for t in (x, y)), strict=True)
+            n = min(self.accumulate, y.shape[axis])
+            parts = zip(x.tensor_split(n, axis), y.tensor_split(n, axis), strict=True)
         for x_, y_ in parts:
             logits = self.forward(x_)
             losses = self.criterion(logits, y_)

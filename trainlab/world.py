@@ -72,9 +72,11 @@ def restore_random_state(tensors: dict[str, torch.Tensor], numbers: dict) -> Non
     random.setstate((version, tuple(tensors["rng.python"].tolist()), gauss_next))
 
 
-def join(device: str, threads: int) -> torch.device:
+def join(device: str, threads: int, precision: str = "fp32") -> torch.device:
     """Fix the number of threads (1 and 2 threads give different bits) and choose the device."""
     torch.set_num_threads(threads)
+    products = "tf32" if precision == "tf32" else "ieee"  # torch's default is tf32 for convolutions
+    torch.backends.fp32_precision = torch.backends.cudnn.conv.fp32_precision = products
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):
@@ -87,7 +89,6 @@ def join(device: str, threads: int) -> torch.device:
             raise MachineError(
                 f"device = {device}: this machine has cuda:0 to cuda:{count - 1}; use one of them"
             )
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # torch's default is tf32
     return torch.device(device)
 
 

@@ -56,7 +56,12 @@ def decoded_once(
     C is 1 if every image is grey, else 3. Raises DataError, which names the file, for one that is
     not a whole 8-bit image of one frame, and for sizes that differ where `size` is null.
     """
-    key = [FORMAT, size, [(file.name, file.size, file.changed) for file in files]]
+    key = [
+        FORMAT,
+        size,
+        os.path.realpath(root),
+        [(file.name, file.size, file.changed) for file in files],
+    ]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     base = os.environ.get("TRAINLAB_CACHE")
     folder = Path(base) if base else Path("~/.cache/trainlab/images").expanduser()

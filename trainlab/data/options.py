@@ -163,7 +163,12 @@ def _part(y: Tensor, size: int, seed: int) -> Tensor:
         raise ConfigError(
             f"data.train_size = {size}: there are {len(y)} training samples; use at most {len(y)}"
         )
-    return stratified(y, (size, len(y) - size), seed)[0]
+    part = stratified(y, (size, len(y) - size), seed)[0]
+    if len(y[part].unique()) < len(y.unique()):
+        raise ConfigError(
+            f"data.train_size = {size}: leaves a class without a sample; use {4 * len(y.unique())}"
+        )
+    return part
 
 
 def mislabelled(y: Tensor, classes: int, share: float, seed: int) -> Tensor:

@@ -77,11 +77,12 @@ def only_before(word: str, place: str) -> None:
         )
 
 
-def refuse_single(model: nn.Module, images: int, batch_size: int) -> None:
+def refuse_single(model: nn.Module, images: int, batch_size: int, parts: int = 1) -> None:
     """One image alone has no variance for (B, F), and torch would fail at the end of the epoch."""
     last = images % batch_size or batch_size
-    if last == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+    needy = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    if last // min(parts, last) == 1 and needy:
         raise ConfigError(
-            f"batch_size = {batch_size}: the last batch of {images} images has one image, and "
-            f"batch norm needs two; use batch_size={batch_size + 1}"
+            f"batch_size = {batch_size}: the last batch of {images} images, or a part of it, has "
+            f"one, and batch norm needs two; use batch_size={batch_size + 1} or accumulate=1"
         )

@@ -34,7 +34,7 @@ def adaptively(
     Brock et al. 2021, equation 3, https://arxiv.org/abs/2102.06171. A unit is a row (all dims but
     the first); what has one dim is one unit. The paper leaves the head out: don't hand it over.
     """
-    clipped, count, units = [], 0, 0
+    clipped, count, units = [], torch.zeros(()), 1e-9
     for g, w in zip(grads, params, strict=True):
         dims = tuple(range(1, g.dim())) or None
         mine = torch.linalg.vector_norm(g, dim=dims, keepdim=True)

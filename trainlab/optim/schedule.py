@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 
 def warmed(body: Callable[..., float]) -> Callable[..., float]:
-    """`body` with a key more, `warmup`: linear up to 1 over that fraction of the training, as in
-    Goyal et al. 2017, https://arxiv.org/abs/1706.02677; `body` runs over what is left, so its own
-    fractions are of that."""
+    """`body` with a key more, `warmup`: linear up to where `body` starts, over that
+    fraction of the training, as in Goyal et al. 2017, https://arxiv.org/abs/1706.02677; `body` runs
+    over what is left, so its own fractions are of that."""
     own = inspect.signature(body)
     key = inspect.Parameter("warmup", inspect.Parameter.KEYWORD_ONLY, default=0.0, annotation=float)
 
@@ -22,7 +22,7 @@ def warmed(body: Callable[..., float]) -> Callable[..., float]:
     def schedule(step: int, steps: int, *, warmup: float = 0.0, **keys) -> float:
         rising = math.ceil(warmup * steps)
         if step < rising:
-            return (step + 1) / rising
+            return (step + 1) / rising * body(0, max(steps - rising, 1), **keys)
         return body(step - rising, max(steps - rising, 1), **keys)
 
     schedule.__signature__ = own.replace(parameters=[*own.parameters.values(), key])
