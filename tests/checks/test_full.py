@@ -374,3 +374,9 @@ def test_task_check_ends_with_2_where_training_cannot_work(tmp_path, capsys):
     assert main(["task=check", "preflight=quick", "quiet=true",
                  f"hydra.run.dir={tmp_path}/two"]) == 0  # fmt: skip
     assert len(json.loads((tmp_path / "two" / "verdicts.json").read_text())) == 5
+
+
+def test_a_sweep_of_checks_ends_well(tmp_path):
+    assert main(["-m", "task=check", "preflight=quick", "seed=0,1", "quiet=true",
+                 f"hydra.sweep.dir={tmp_path}/sweep"]) == 0  # fmt: skip
+    assert len(list(tmp_path.glob("sweep/*/verdicts.json"))) == 2
