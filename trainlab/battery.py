@@ -18,7 +18,7 @@ def check(
 ) -> dict[str, Any]:
     """`task=check`: recipe, data and model, the verdicts of the preflight, and no training.
 
-    Leaves verdicts.json, config.yaml and status.json. Raises ConfigError where training cannot work.
+    Leaves verdicts.json, config.yaml, status.json. Raises ConfigError where training cannot work.
     """
     if cfg.resume is not None:
         raise ConfigError("task = check: judges a recipe from its start; drop resume")
