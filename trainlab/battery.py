@@ -18,20 +18,22 @@ def check(
 ) -> dict[str, Any]:
     """`task=check`: recipe, data and model, the verdicts of the preflight, and no training.
 
-    Leaves verdicts.json and config.yaml. Raises ConfigError where training cannot work.
+    Leaves verdicts.json, config.yaml, status.json. Raises ConfigError where training cannot work.
     """
     if cfg.resume is not None:
         raise ConfigError("task = check: judges a recipe from its start; drop resume")
     with ExitStack() as stack:
-        stack.enter_context(rundir.held(directory, spine.digest(spine.values(cfg))))
+        status = stack.enter_context(rundir.held(directory, spine.digest(spine.values(cfg))))
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
         bench = prepare(cfg, door)
         model = bench.fresh().model
         show.data_and_model(bench.splits, choices["preprocess"], model, bench.device)
         show.notes(bench.notices())
+        status.write("running")
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         verdicts = preflight(bench, directory, show)
+        status.write("finished")
     show.note(f"files   {directory}")
     found = {v.name: v.status for v in verdicts}
     return {"verdicts": found, "directory": str(directory)}

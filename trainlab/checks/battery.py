@@ -10,14 +10,20 @@ from torch import Tensor, nn
 
 from trainlab.checks import SKIPPED, Verdict, run_checks
 from trainlab.checks.accumulation import accumulation
+from trainlab.checks.baselines import baselines
+from trainlab.checks.gradient import gradient
 from trainlab.checks.ground import no_classes
 from trainlab.checks.initial_loss import initial_loss
 from trainlab.checks.input_ignored import input_ignored
+from trainlab.checks.linear_network import linear_network
 from trainlab.checks.output_range import output_range
 from trainlab.checks.overfit import overfit
 from trainlab.checks.parameters import parameters
 from trainlab.checks.penalty import penalty
+from trainlab.checks.profile import profile
+from trainlab.checks.reduction import reduction
 from trainlab.checks.snapshot import Snapshot, Step
+from trainlab.checks.symmetry import symmetry
 from trainlab.errors import ConfigError
 from trainlab.train import Trainer, evaluating
 from trainlab.world import random_state, restore_random_state
@@ -49,6 +55,12 @@ def check(
         "output_range": output_range,
         "input_ignored": input_ignored,
         "accumulation": accumulation,
+        "reduction": reduction,
+        "gradient": gradient,
+        "symmetry": symmetry,
+        "profile": profile,
+        "linear_network": linear_network,
+        "baselines": baselines,
     }
 
     def fresh() -> Trainer:

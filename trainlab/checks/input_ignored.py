@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, redraw
+from trainlab.checks.ground import images, no_dropout, redraw
 from trainlab.train import evaluating
 
 IMAGES, DRAWS = 64, 3
@@ -26,6 +26,8 @@ def input_ignored(fresh: Fresh) -> Verdict:
         return verdict(SKIPPED, f"the input is {x.dtype} {tuple(x.shape)}, not a float batch")
     varies = (x != x[0]).any(0)
     reached, leak = torch.zeros_like(varies), torch.zeros((), device=x.device)
+    with no_dropout(model):
+        mixed = bool(_gradients(model, x)[1].any())
     with evaluating(model):
         for draw in range(DRAWS):
             if draw:
@@ -51,7 +53,8 @@ def input_ignored(fresh: Fresh) -> Verdict:
         first = ", ".join(map(str, suspect.flatten().nonzero().flatten()[:5].tolist()))
         advice = "look in forward for a slice, or a product with 0"
         return verdict(WARN, f"{saw}, not features {first} ...", expected, advice)
-    return verdict(PASS, f"{saw}, and images none on each other", expected)
+    other = " (in training they have one, as batch norm has)" if mixed else ""
+    return verdict(PASS, f"{saw}, and images none on each other{other}", expected)
 
 
 def _gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

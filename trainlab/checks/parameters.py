@@ -36,6 +36,10 @@ def parameters(fresh: Fresh) -> Verdict:
     if twice := [n for n, p in named.items() if held[id(p)] > 1]:
         saw = f"more than once in the optimizer: {_names(twice)}"
         return verdict(FAIL, saw, advice="list each tensor once")
+    if zero:  # before a head or a branch that starts at 0 on purpose it is 0 for one step
+        later = _later(fresh)
+        empty = [n for n in zero if named[n].dim() > 1 and named[n].abs().max() < 1e-30]
+        zero = [n for n in zero if n in later or n in empty]
     if zero:
         advice = "weights all 0, or every unit dead: init=he_normal or init=xavier_normal"
         return verdict(WARN, f"gradient 0 everywhere in {_names(zero)}", advice=advice)
@@ -67,6 +71,16 @@ def _gradients(trainer: Trainer, named: dict[str, Tensor]) -> tuple[list[str], l
         if not without and not zero:
             break
     return without, zero
+
+
+def _later(fresh: Fresh) -> list[str]:
+    """Names of the tensors whose gradient is 0 everywhere after TRIES steps."""
+    trainer = fresh()
+    trainer.model.train()
+    for step in range(TRIES):
+        trainer.step(*trainer.batches(step))
+    named = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return _gradients(trainer, named)[1]
 
 
 def _still(fresh: Fresh) -> list[str]:
