@@ -6,6 +6,7 @@ from benches import bench_of
 from torch import nn
 
 from trainlab import world
+from trainlab.__main__ import main
 from trainlab.errors import ConfigError
 from trainlab.train import Every, Watch
 
@@ -204,3 +205,12 @@ def test_a_plateau_lowers_lr_when_validation_stands_still():
     trainer, rows = trained(*words, "optim=sgd", "optim.lr=1e-9", every=5)
     assert float(rows[10]["optim/lr"]) == 1e-9
     assert float(rows[40]["optim/lr"]) < 1e-9 / 4
+
+
+@pytest.mark.parametrize("words", [["norm=batch", "batch_size=1"], ["norm=instance"]], ids=str)
+def test_a_norm_with_nothing_to_average_over_is_one_line(tmp_path, capsys, words):
+    where = [f"hydra.run.dir={tmp_path}/run", "quiet=true", "max_steps=2", "preflight=none"]
+    assert main(["model=resnet18", "probe=none", *words, *where]) == 2
+    err = capsys.readouterr().err
+    assert "nothing to average over; use norm=group" in err
+    assert err.count("\n") == 1

@@ -5,7 +5,6 @@ compose three times; its parts are called here instead, once each.
 """
 
 import contextlib
-import errno
 import gc
 import os
 import re
@@ -21,7 +20,6 @@ from trainlab import __version__, errors, rundir, spine, words
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,22 +224,11 @@ def report(error: BaseException, directory: Path | None = None) -> int:
             place = f"traceback in {directory}/error.txt"
     if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
-    mine = known(error, place)
+    from trainlab import slips  # only a run that goes wrong reads how
+
+    mine = slips.known(error, place)
     print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
-
-
-def known(error: BaseException, place: str) -> errors.TrainlabError:
-    """The error of ours that says what happened; for a fault in the program, the place to look."""
-    if isinstance(error, errors.TrainlabError):
-        return error
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        where = error.filename or "disk"
-        return errors.MachineError(f"{where}: {error.strerror}; choose another hydra.run.dir")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        first = (str(error) or "out of memory").splitlines()[0]
-        return errors.MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
-    return errors.TrainlabError(f"{type(error).__name__}: {error}; {place}")
 
 
 if __name__ == "__main__":

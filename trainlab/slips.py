@@ -1,13 +1,14 @@
 """What to say to a slip, and to --help. Only imported by a run that goes wrong or asks."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from trainlab import spine, words
-from trainlab.errors import ConfigError
+from trainlab.errors import ConfigError, MachineError, TrainlabError
 
 # spelling alone does not find these; keys without "_"
 SYNONYMS = {
@@ -27,6 +28,7 @@ SYNONYMS = {
     "glorot": "xavier_normal", "ce": "cross_entropy", "test": "evaluate",
 }  # fmt: skip
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 EXAMPLES = """\
   python -m trainlab                                          train with the defaults, in seconds
   python -m trainlab activation=elu optim=adam optim.lr=0.003
@@ -125,3 +127,23 @@ def help_text() -> str:
         '--hydra-help, --version; tab completion: eval "$(trainlab -sc install=bash)"',
     ]
     return "\n".join(lines)
+
+
+def known(error: BaseException, place: str) -> TrainlabError:
+    """The error of ours that says what happened; for a fault in the program, the place to look."""
+    if isinstance(error, TrainlabError):
+        return error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = error.filename or "disk"
+        return MachineError(f"{where}: {error.strerror}; choose another hydra.run.dir")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        first = (str(error) or "out of memory").splitlines()[0]
+        return MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
+    if isinstance(error, ValueError) and "Expected more than 1" in str(
+        error
+    ):  # batch, instance norm
+        return ConfigError(
+            f"norm: {str(error).splitlines()[0]}: nothing to average over; use norm=group or "
+            "norm=layer, a larger batch_size, or larger images"
+        )
+    return TrainlabError(f"{type(error).__name__}: {error}; {place}")
