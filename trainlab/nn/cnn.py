@@ -75,7 +75,7 @@ def images(word: str, shape: Sequence[int], least: int = 1) -> None:
     """Raises ConfigError unless one sample is an image (C, H, W) of `least` pixels a side."""
     if len(shape) != 3:
         raise ConfigError(
-            f"model = {word}: needs images (C, H, W), the data has shape {tuple(shape)}; "
+            f"model = {word}: needs images (C, H, W), and gets {tuple(shape)} after preprocess; "
             "use model=mlp"
         )
     if min(shape[1:]) < least:
