@@ -92,7 +92,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format 99, this trainlab reads 1"):
+    with pytest.raises(CheckpointError, match="format 99, this trainlab reads 2"):
         restore.newest(tmp_path)
 
 

@@ -20,7 +20,7 @@ from trainlab import durable
 from trainlab.errors import CheckpointError
 from trainlab.train import Trainer
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 RECORD = "loss", "correct", "clipped"  # columns of Trainer.record
 NAME = re.compile(r"ckpt-(\d{8,})\.json")
