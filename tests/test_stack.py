@@ -20,6 +20,7 @@ from trainlab.train import Every, Trainer, Watch
 from trainlab.world import number, seed_everything
 
 SEEDS, LRS, STEPS = (3, 1, 4, 1), (0.1, 0.03, 0.01, 0.2), 100
+ACTIVATIONS = nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.PReLU
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, weight_decay=1e-3),
     "momentum": partial(torch.optim.SGD, momentum=0.9),
@@ -58,7 +59,9 @@ def rows_of(trainer: Trainer) -> list:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("activation", [nn.ELU, nn.PReLU, nn.Tanh])
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.PReLU]
+)
 def test_a_stack_equals_separate_runs_in_float64(name, activation):
     split = some_data()
     preprocess = standardize(split.x, 16)
