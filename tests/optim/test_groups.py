@@ -13,7 +13,8 @@ from trainlab.nn import norm
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 from trainlab.optim import penalty
-from trainlab.optim.groups import decayed, groups, matrices, rest, table
+from trainlab.optim.groups import decayed, groups, matrices, rest
+from trainlab.show import Show
 
 
 def model_of():
@@ -156,12 +157,16 @@ def test_what_makes_no_sense_is_refused_in_one_line(keys, says):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_table_adds_up():
+def test_the_groups_add_up_and_are_printed(capsys):
     model = model_of()
-    rows = table(groups(model, 0.2, 0.5, factors=["head*:10"]), 0.2, 0.5)
-    assert sum(row[1] for row in rows) == sum(p.numel() for p in model.parameters())
-    assert {(round(row[2], 9), row[3]) for row in rows} == {(1, 1), (1, 0), (10, 1), (10, 0)}
-    assert ("head.weight", 24, 10.0, 1.0) in [(r[0], r[1], round(r[2], 9), r[3]) for r in rows]
+    found = groups(model, 0.2, 0.5, factors=["head*:10"])
+    rates = {(round(group["lr"], 9), group["weight_decay"]) for group in found}
+    assert rates == {(0.2, 0.5), (0.2, 0), (2, 0.5), (2, 0)}
+    Show().groups(found)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "." in line]
+    assert ["head.weight", "24", "2", "0.5"] in rows
+    total = sum(p.numel() for p in model.parameters())
+    assert sum(int(row[-3].replace(",", "")) for row in rows) == total
 
 
 def test_what_decays_is_what_the_penalties_see():

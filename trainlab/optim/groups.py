@@ -90,19 +90,6 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for _, p in _matrices(model) if p.requires_grad]
 
 
-def table(found: Sequence[dict[str, Any]], lr: float, weight_decay: float) -> list[tuple]:
-    """Rows to print: name, number of parameters, factor on lr, factor on weight decay."""
-    return [
-        (
-            group["name"],
-            sum(p.numel() for p in group["params"]),
-            group["lr"] / lr,
-            group["weight_decay"] / weight_decay if weight_decay else 0.0,
-        )
-        for group in found
-    ]
-
-
 def rest(model: nn.Module, freeze: Sequence[str] = ()) -> None:
     """Put the norms that are frozen into evaluation mode, so that their running statistics stay
     too. Call it after every model.train().
