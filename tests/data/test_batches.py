@@ -10,6 +10,7 @@ from trainlab.data.batches import Batches, shuffled
 from trainlab.data.preprocess import standardize
 from trainlab.data.sources import digits
 from trainlab.data.splits import Split
+from trainlab.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,13 @@ def test_the_data_stay_as_they_were(train, fitted):
         for tensor in batches(step):
             tensor.zero_()
     assert all(map(torch.equal, before, (train.x, train.y)))
+
+
+def test_augmentation_is_not_mixed_across_the_runs_of_a_stack(train, fitted):
+    def orders(epoch):
+        return torch.stack([shuffled(101, seed, epoch) for seed in (0, 1)])
+
+    batches = Batches(train, fitted, 32, orders)
+    batches.augment = lambda x, y, step: (x, y)
+    with pytest.raises(ConfigError, match="augment: a stack"):
+        batches(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainlab.data.splits import Split
+from trainlab.errors import ConfigError
 from trainlab.world import stream
 
 
@@ -72,6 +73,8 @@ class Batches:
         index = self._indices[position]
         x, y = self._read(self._indices, position), self.y.index_select(0, index.reshape(-1))
         if self.augment is not None:
+            if index.dim() > 1:  # mixup would mix runs, and no run would see its own draws
+                raise ConfigError("augment: a stack whose runs have orders of their own has none")
             x, y = self.augment(x, y, step)
         # the multiply-add reads uint8 pixels itself, no slower than after a conversion
         x = self.preprocess(x)
