@@ -101,6 +101,7 @@ class Bench:
 
             values = {name: spine.values(cfg[name]) for name in (*EXTRAS, "groups")}
             values["statistics"] = cfg.evaluate.statistics
+            values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
             regularise(trainer, self.in_order(train).inputs, **values)
         return trainer
 
