@@ -227,7 +227,6 @@ def test_augment_gets_the_raw_batch_and_the_step():
     plain, labels = Batches(data, fitted, 32, order)(1)
     assert seen == [(torch.uint8, (32, 1, 8, 8), torch.int64, 41)]  # 40 an epoch
     assert torch.equal(x, plain.flip(3)) and torch.equal(y.argmax(1), labels)
-    stacked = Batches(data, fitted, 32, lambda epoch: torch.arange(len(data)).expand(3, -1),
-                      augment=augment)  # fmt: skip
-    x, y = stacked(0)
-    assert x.shape == (3, 32, 1, 8, 8) and y.shape == (3, 32, 10)
+    own = lambda epoch: torch.arange(len(data)).expand(3, -1)  # noqa: E731
+    with pytest.raises(ConfigError, match="augment: a stack"):
+        Batches(data, fitted, 32, own, augment=augment)(0)
