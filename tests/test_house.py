@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ("__main__", "_plugins", "command", "multirun"),
     ("sweep", "lecture"),
-    ("story", "finished", "battery", "keeper", "regular", "lr_range"),
+    ("story", "finished", "battery", "keeper", "regular", "lr_range", "teaching"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",
@@ -142,7 +142,7 @@ def test_names():
 
 
 def test_files_named_by_conf_say_so():
-    for folder in ("nn", "optim", "probes", "checks"):
+    for folder in ("nn", "optim", "probes", "checks", "faults"):
         for path in (PACKAGE / folder).glob("*.py"):
             doc = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
             named = any(

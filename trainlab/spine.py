@@ -160,7 +160,7 @@ RANGES = {
     Key(float, ge=0.25): "activation.upper",
     Key(float, gt=0, choices=("auto",)): "init.gain",
     Key(float, choices=("prior",), null=True): "init.bias",
-    Key(float): "init.weight.val",
+    Key(float): "init.weight.val fault.severity",
     Key(float, ge=0, le=180): "augment.rotate.degrees",
     Key(float, ge=0, lt=1, each=True): "optim.betas",
     Key(float, gt=0, lt=1, each=True): "schedule.drops",

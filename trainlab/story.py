@@ -103,6 +103,8 @@ class Bench:
             values["statistics"] = cfg.evaluate.statistics
             values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
             regularise(trainer, self.in_order(train).inputs, **values)
+        if cfg.get("fault"):
+            self.door(cfg.fault)(trainer)
         return trainer
 
     def asked(self, *sections: str) -> bool:
@@ -121,9 +123,11 @@ class Bench:
         return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
-        """Loss and accuracy of every split, in file order."""
-        splits = {name: getattr(self.splits, name) for name in ("train", "val", "test")}
-        seen = {name: trainer.evaluate(self.in_order(split)) for name, split in splits.items()}
+        """Loss and accuracy of every split, in file order, preprocessed as the trainer has it."""
+        used = trainer.batches.preprocess, *2 * [trainer.validation.preprocess]
+        names = zip(("train", "val", "test"), used, strict=True)
+        splits = {name: (getattr(self.splits, name), fitted) for name, fitted in names}
+        seen = {name: trainer.evaluate(Batches.in_order(*s, 512)) for name, s in splits.items()}
         return {name: {key: float(v) for key, v in row.items()} for name, row in seen.items()}
 
 
