@@ -4,7 +4,7 @@ planted fault."""
 import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -27,6 +27,8 @@ from trainlab.checks.profile import profile
 from trainlab.checks.reduction import reduction
 from trainlab.checks.symmetry import effective_rank, symmetry
 from trainlab.data.splits import Split
+from trainlab.doctor.causes import ranked
+from trainlab.doctor.examine import of_verdicts
 from trainlab.world import random_state
 
 DEEP = "model.widths=[64,64,64,64,64,64,64,64]"
@@ -340,6 +342,43 @@ def test_batch_norm_is_no_leak_and_is_said():
     verdict = input_ignored(fresh("norm=batch"))
     assert (verdict.status, "as batch norm has" in verdict.saw) == (PASS, True)
     assert "batch norm" not in input_ignored(fresh()).saw
+
+
+CAUSES = [
+    ("data.unnormalised", ["preprocess=none"]),
+    ("data.split_shift", ["preprocess.test=none"]),
+    ("data.imbalance", ["data.imbalance=0.01"]),
+    ("init.zero", ["init=zeros"]),
+    ("init.symmetric", ["init=constant"]),
+    ("init.too_small", ["init=small_gaussian", DEEP]),
+    ("init.too_large", ["init=unit_gaussian", DEEP]),
+    ("init.mismatch", ["init.gain=0.7", DEEP]),
+    ("grad.vanishing", ["activation=sigmoid", "init=xavier_normal", DEEP]),
+    ("act.dead", ["init.bias=-10"]),
+    ("arch.linear", ["activation=identity"]),
+    ("optim.lr_low", ["optim.lr=1e-5"]),
+    ("optim.lr_high", ["optim.lr=100"]),
+]
+
+
+def named(make, **changes):
+    """The names that the battery gives, the cause of all before what follows from it."""
+    checks = {n: Door()(node) for n, node in bench().cfg.preflight.checks.items()}
+    verdicts = [asdict(v) for v in run_checks(checks, make)]
+    return [f.id for f in ranked(of_verdicts(verdicts))]
+
+
+@pytest.mark.parametrize(("cause", "typed"), CAUSES, ids=[name for name, _ in CAUSES])
+def test_the_root_cause_is_named_first(cause, typed):
+    assert named(fresh(*typed))[0] == cause
+
+
+def test_every_alarm_of_the_faults_above_has_a_cause():
+    made = fresh("init=zeros")
+    checks = {n: Door()(node) for n, node in bench().cfg.preflight.checks.items()}
+    told = [v for v in run_checks(checks, made) if v.status in (WARN, FAIL)]
+    assert len(told) > 3
+    assert all(v.cause for v in told), told
 
 
 # the whole

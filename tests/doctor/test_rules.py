@@ -5,12 +5,13 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainlab import command, examine
-from trainlab.doctor.causes import ranked
+from trainlab.doctor.causes import EXPLAINS, ranked
 from trainlab.doctor.examine import findings
 from trainlab.doctor.finding import MOST, Finding, card, shown
 from trainlab.doctor.signal import decades
@@ -96,7 +97,7 @@ PLANTED = {
     "optim.overclipped": {"train/loss": 2.0, "val/loss": 2.0, "optim/clipped": 0.9},
     "reg.weight_decay_high": STUCK | {"penalty/l2": 4.0},
     "sched.wrong_unit": {"curve": [0.05] * 10 + [1e-5] * 90},
-    "loop.not_updated": {"update_ratio/02": 0.0},
+    "loop.param_not_updated": {"update_ratio/02": 0.0},
     "init.zero": {"low": 0.0, "high": 0.0},
     "init.symmetric": {"low": 0.01, "high": 0.01},
 }
@@ -257,6 +258,41 @@ def test_three_are_shown_and_the_rest_counted():
     assert shown(found[:2]) == [f.line() for f in found[:2]]
     assert shown([]) == []
     assert card(found).count("\n") == 1 + len(found)
+
+
+def test_no_cause_explains_itself():
+    assert not [cause for cause, follows in EXPLAINS.items() if cause in follows]
+
+
+def test_of_two_that_explain_each_other_the_earlier_is_the_cause():
+    late = replace(finding("grad.exploding"), since_step=9)
+    assert ranked([late, finding("optim.lr_high")])[0].id == "optim.lr_high"
+    late = replace(finding("optim.lr_high"), since_step=9)
+    assert ranked([late, finding("grad.exploding")])[0].id == "grad.exploding"
+
+
+def verdict(name, status="WARN", cause=""):
+    return {"name": name, "status": status, "saw": "s", "advice": "a", "cause": cause}
+
+
+def test_examine_joins_what_preflight_said(tmp_path):
+    text = "".join(json.dumps(row) + "\n" for row in rows(PLANTED["act.dead"] | STUCK))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    said = [verdict("profile", "WARN", "act.dead"), verdict("overfit", "FAIL"),
+            verdict("penalty", "PASS"), verdict("x", "FAIL", "init.zero"),
+            verdict("y", "WARN", "init.zero")]  # fmt: skip
+    (tmp_path / "verdicts.json").write_text(json.dumps(said))
+    found = examine(tmp_path)
+    assert [f.id for f in found] == ["init.zero", "act.dead", "fit.at_chance"]
+    assert (found[0].severity, found[0].since_step, found[0].tag) == ("error", 0, "preflight")
+    assert (found[1].layer, found[1].tag) == ("01.tanh", "preflight")  # the row says where
+    assert "profile: s; 80% of the units" in found[1].evidence
+    assert [line.split()[1] for line in shown(found)] == ["fit.at_chance"]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert [f.id for f in examine(tmp_path)] == ["init.zero", "act.dead"]
+    (tmp_path / "verdicts.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        examine(tmp_path)
 
 
 def test_every_remedy_can_be_typed():

@@ -6,7 +6,7 @@ a check may do with it what it likes.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ Fresh = Callable[[], Trainer]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check saw, what it expected, what to type. `stops`: training cannot work at all."""
+    """What one check saw, what it expected, what to type. `stops`: training cannot work at all.
+    `cause`: the name of what is wrong, as findings have it; empty where the check cannot tell."""
 
     name: str
     status: str  # PASS, WARN, FAIL or SKIPPED
@@ -29,6 +30,7 @@ class Verdict:
     expected: str = ""
     advice: str = ""
     stops: bool = False
+    cause: str = ""
 
 
 def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
@@ -46,7 +48,8 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
         try:
             verdicts.append(check(fresh))
         except NonFiniteError as error:
-            verdicts.append(Verdict(name, FAIL, str(error), "a finite loss", stops=True))
+            failed = Verdict(name, FAIL, str(error), "a finite loss", stops=True)
+            verdicts.append(replace(failed, cause="numeric.nonfinite"))
         except TrainlabError:
             raise
         except Exception as error:  # whatever somebody's model or loss raises must not end the run

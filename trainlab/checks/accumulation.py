@@ -41,7 +41,8 @@ def accumulation(fresh: Fresh) -> Verdict:
             late = f" by call {call}: gradients are added up over several calls on purpose"
             return verdict(PASS, f"the gradient is cleared{late if call > 1 else ''}")
     saw = f"a gradient left in .grad is still there after each of {CALLS} calls: they add up"
-    return verdict(FAIL, saw, advice="call optimizer.zero_grad() in every step")
+    advice = "call optimizer.zero_grad() in every step"
+    return verdict(FAIL, saw, advice=advice, cause="loop.no_zero_grad")
 
 
 def _cosine(grads: list[Tensor | None], planted: list[Tensor]) -> float:

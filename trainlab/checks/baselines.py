@@ -43,9 +43,11 @@ def baselines(fresh: Fresh) -> Verdict:
         if steps and loss < (1 - MARGIN) * floor:
             return verdict(PASS, saw)
         if not math.isfinite(loss):
-            return verdict(WARN, saw, advice=f"optim.lr={float(trainer.lrs[0]) / 10:g}")
+            advice = f"optim.lr={float(trainer.lrs[0]) / 10:g}"
+            return verdict(WARN, saw, advice=advice, cause="optim.lr_high")
     advice = "lr too low or too high, a signal that dies on its way, or labels at random: "
-    return verdict(WARN, saw, advice=f"{advice}look at profile, overfit and label_shift first")
+    advice += "look at profile, overfit and label_shift first"
+    return verdict(WARN, saw, advice=advice, cause="fit.at_chance")
 
 
 def _losses(trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[float]:

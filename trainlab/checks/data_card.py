@@ -15,6 +15,7 @@ from trainlab.checks.ground import one_pass, sample
 
 STD, MEAN = 3.0, 1.0  # beyond them inputs are not normalised; raw digits have mean 4.9, std 6
 TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other data
+TINY = 0.05  # std: the same
 BALANCE = 0.8  # entropy of the labels over ln K
 CONSTANT = 0.5  # of the features
 SORTED = 0.3  # of the way from a random batch to a batch of one class
@@ -30,7 +31,8 @@ def data_card(fresh: Fresh) -> Verdict:
     if bad := int((~x.isfinite()).sum()):
         rows = (~x.flatten(1).isfinite()).any(1).nonzero().flatten()[:3].tolist()
         saw = f"{bad} values of the input are not finite, first in samples {rows}"
-        return verdict(FAIL, saw, advice="repair or drop these samples", stops=True)
+        advice = "repair or drop these samples"
+        return verdict(FAIL, saw, advice=advice, stops=True, cause="data.nonfinite")
     mean, std, low, high = _moments(x)
     still = int((x == x[0]).flatten(1).all(0).sum())
     features, counts = x[0].numel(), y.bincount()
@@ -38,25 +40,30 @@ def data_card(fresh: Fresh) -> Verdict:
     saw += f" constant; {len(counts)} classes of {int(counts.min())} to {int(counts.max())} samples"
     if still == features:
         advice = "look at the data and its preprocessing: one image stands for all"
-        return verdict(FAIL, f"all {len(x)} samples are the same; {saw}", advice=advice)
-    if std > STD or abs(mean) > MEAN or abs(mean) > TWICE * std:
-        twice = std < 1 and abs(mean) <= MEAN
+        saw = f"all {len(x)} samples are the same; {saw}"
+        return verdict(FAIL, saw, advice=advice, cause="data.constant_input")
+    if std > STD or abs(mean) > MEAN or abs(mean) > TWICE * std or std < TINY:
+        twice = std < 1
         advice = "normalised twice, or with statistics of other data" if twice else "not normalised"
-        return verdict(WARN, saw, advice=f"{advice}: preprocess=standardize, once")
+        cause = "data.double_norm" if twice else "data.unnormalised"
+        return verdict(WARN, saw, advice=f"{advice}: preprocess=standardize, once", cause=cause)
     if trainer.validation is not None and (told := _shifted(trainer.validation, mean, std)):
         advice = "put both through the same preprocessing (preprocess.test=null)"
-        return verdict(WARN, f"{told}; {saw}", advice=advice)
+        return verdict(WARN, f"{told}; {saw}", advice=advice, cause="data.split_shift")
     if _sorted(trainer.batches, counts):
         advice = "data.order=shuffled"
-        return verdict(WARN, f"batches hold mostly one class each; {saw}", advice=advice)
+        saw = f"batches hold mostly one class each; {saw}"
+        return verdict(WARN, saw, advice=advice, cause="data.not_shuffled")
     share = counts / counts.sum()
     balance = float(torch.special.entr(share).sum()) / math.log(max(len(counts), 2))
     if balance < BALANCE:
         advice = f"always saying the largest class is right in {float(share.max()):.0%}: "
         advice += "init.bias=prior, more samples of the others, and judge by more than accuracy"
-        return verdict(WARN, f"{saw}: entropy {balance:.2f} of ln K", advice=advice)
+        saw += f": entropy {balance:.2f} of ln K"
+        return verdict(WARN, saw, advice=advice, cause="data.imbalance")
     if still > CONSTANT * features:
-        return verdict(WARN, saw, advice="features that never vary tell nothing: look at the data")
+        advice = "features that never vary tell nothing: look at the data"
+        return verdict(WARN, saw, advice=advice, cause="data.constant_input")
     return verdict(PASS, saw)
 
 

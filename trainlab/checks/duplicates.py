@@ -1,6 +1,7 @@
 """Do equal samples have equal labels, and is validation unseen? Named by conf/preflight/."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -8,6 +9,7 @@ from trainlab.checks import PASS, WARN, Fresh, Verdict
 from trainlab.checks.ground import one_pass
 
 VALUES = 2**28  # of each split at most (1 GB read, one batch at a time); a digest takes 16 bytes
+SAME = 0.2  # of the samples are one and the same
 SHARE, FEW = 0.01, 2  # of the samples; CIFAR-10 and MNIST have fewer exact duplicates
 
 
@@ -25,12 +27,16 @@ def duplicates(fresh: Fresh) -> Verdict:
     saw = f"of {len(train)} training samples {len(train) - len(labels)} repeat another"
     saw += f", {torn} contradict an equal one; of {len(val)} in validation {leaked} are in training"
     expected = f"under {SHARE:.0%} contradict, under {SHARE:.0%} are in both"
+    most = max(Counter(digest for digest, _ in train).values(), default=0)
+    if most > max(FEW, SAME * len(train)):
+        advice = f"one sample stands for {most}: look at how they are read"
+        return verdict(WARN, saw, expected, advice, cause="data.constant_input")
     if torn > max(FEW, SHARE * len(train)):
         advice = "equal inputs with different labels cannot be learned: clean the labels"
-        return verdict(WARN, saw, expected, advice)
+        return verdict(WARN, saw, expected, advice, cause="data.conflicting_labels")
     if leaked > max(FEW, SHARE * len(val)):
         advice = "validation was trained on: remove these samples from one of the two"
-        return verdict(WARN, saw, expected, advice)
+        return verdict(WARN, saw, expected, advice, cause="data.leak")
     return verdict(PASS, saw, expected)
 
 

@@ -51,7 +51,8 @@ def gradient(fresh: Fresh) -> Verdict:
     saw += f" ({len(rows) - len(smooth)} at kinks left out)" if len(smooth) < len(rows) else ""
     if largest > WRONG:
         advice = "look for a backward of your own, detach, .data, or a rounding on the way there"
-        return verdict(FAIL, f"{saw}, in {worst}", advice=advice)
+        saw = f"{saw}, in {worst}"
+        return verdict(FAIL, saw, advice=advice, cause="graph.wrong_gradient")
     return verdict(PASS, saw)
 
 

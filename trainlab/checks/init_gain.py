@@ -15,6 +15,7 @@ from trainlab.taps import Layer, taps
 IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch
 SETTLES = 2.5  # a factor of the gain within which a signal that keeps its size is healthy
+FAR = 3.0  # a factor of the gain that no law of initialisation for another activation is off by
 CHANCE = 2.0  # standard errors of a mean over U units; see `_limit`
 ADVICE = "init=he_normal (with init.gain=auto), or norm=batch"
 
@@ -47,7 +48,10 @@ def init_gain(fresh: Fresh) -> Verdict:
     if not all(0 < z < math.inf for z in (*entered, *before, *left)):
         bad = [c.name for c, z in zip(calls, entered, strict=True) if not 0 < z < math.inf]
         where = f"enters {bad[0]}" if bad else "enters the first layer, or leaves a later one,"
-        return verdict(WARN, f"what {where} is 0 or not finite", "a signal", ADVICE)
+        saw = f"what {where} is 0 or not finite"
+        cause = "" if all(map(math.isfinite, (*entered, *left))) else "init.too_large"
+        blank = all(not p.any() for p in trainer.params if p.dim() > 1)
+        return verdict(WARN, saw, "a signal", ADVICE, cause="init.zero" if blank else cause)
     change = _mean(a / b for a, b in zip(entered, before, strict=True))
     gain = _mean(a / b for a, b in zip(entered, left, strict=True))
     needs = _mean(1 / max(f, 1e-9) for f in passed)
@@ -60,7 +64,11 @@ def init_gain(fresh: Fresh) -> Verdict:
     expected = f"a gain within {SETTLES if steady else limit:.2f} times that"
     if ratio <= (SETTLES if steady else limit):
         return verdict(PASS, saw, expected)
-    return verdict(WARN, saw, expected, ADVICE)
+    off = gain / needs
+    cause = (
+        "init.mismatch" if 1 / FAR < off < FAR else f"init.too_{'large' if off > 1 else 'small'}"
+    )
+    return verdict(WARN, saw, expected, ADVICE, cause=cause)
 
 
 def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[float]]:

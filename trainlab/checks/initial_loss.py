@@ -15,6 +15,7 @@ from trainlab.checks.ground import as_outputs, images, no_classes, no_dropout
 # with relu on raw pixels 0 .. 16 about 7, weights of N(0, 1) mostly 5 to 1e5.
 LARGE = 4.0
 CHANCE = 6.0  # standard errors, themselves estimated from relabelings; at most 5.6 in 1,920 nets
+RAW = 3.0  # std of inputs that are not normalised
 IMAGES, RELABELINGS = 256, 100
 
 
@@ -53,16 +54,20 @@ def initial_loss(fresh: Fresh) -> Verdict:
     if best - equal < -_margin([loss, *(o for o in others if o is not best)]):
         shift = shifts[1 + others.index(best)]
         saw = f"{loss:.2f}, but {best:.2f} if class k were class (k + {shift}) mod {classes}"
-        return verdict(WARN, saw, expected, "check the numbers of the classes: output k is class k")
+        advice = "check the numbers of the classes: output k is class k"
+        return verdict(WARN, saw, expected, advice, cause="data.renumbered")
     explained = f"{loss:.2f} = {start} + {spread:.2f} from logits of std {std:.2g}"
     saw = f"{explained} {'-' if rest < 0 else '+'} {abs(rest):.2f} by chance"
     if std >= LARGE:
         advice = "preprocess=standardize, or smaller weights (init=xavier_normal), or norm=batch"
-        return verdict(WARN, saw, expected, advice)
+        cause = "data.unnormalised" if float(x.std()) > RAW else "init.too_large"
+        return verdict(WARN, saw, expected, advice, cause=cause)
     if rest > margin:
         saw = f"{explained} + {rest:.2f} unexplained"
         advice = "the outputs speak against the labels: check labels, weights and the loss"
-        return verdict(WARN, saw, f"at most {margin:.2f} unexplained", advice)
+        return verdict(
+            WARN, saw, f"at most {margin:.2f} unexplained", advice, cause="loss.mismatch"
+        )
     return verdict(PASS, saw, expected)
 
 
@@ -77,9 +82,13 @@ def _not_finite(loss: float, x: Tensor, z: Tensor) -> Verdict:
     """Says where it begins: in the data, in the network, or in the loss."""
     bad_x, bad_z = int((~x.isfinite()).sum()), int((~z.isfinite()).sum())
     where, advice = "the loss of finite logits is not finite", "check the loss function"
+    cause = "numeric.nonfinite"
     if bad_x:
         where, advice = f"{bad_x} values of the input are not finite", "check the data"
+        cause = "data.nonfinite"
     elif bad_z:
         where = f"{bad_z} logits are not finite although the input is"
         advice = "preprocess=standardize init=he_normal"
-    return Verdict("initial_loss", FAIL, f"{loss}: {where}", "a finite loss", advice, stops=True)
+        cause = "init.too_large"
+    saw = f"{loss}: {where}"
+    return Verdict("initial_loss", FAIL, saw, "a finite loss", advice, stops=True, cause=cause)

@@ -42,17 +42,19 @@ def input_ignored(fresh: Fresh) -> Verdict:
     if leak > 1e-6:
         saw = f"an output depends on other images of the batch, {leak:.2g} as much as on its own"
         advice = "look in forward for a mean, view, roll or norm over the batch dimension"
-        return Verdict("batch_leak", FAIL, saw, "no influence in evaluation mode", advice)
+        expected, cause = "no influence in evaluation mode", "graph.batch_leak"
+        return Verdict("batch_leak", FAIL, saw, expected, advice, cause=cause)
     varying, ignored = int(varies.sum()), int(suspect.sum())
     expected = "every feature that varies has an influence"
     if ignored == varying > 0:
         saw = f"no output depends on the input (0 of {varying} features), whatever the weights"
-        return verdict(FAIL, saw, expected, "use x in forward")
+        return verdict(FAIL, saw, expected, "use x in forward", cause="graph.input_ignored")
     saw = f"{varying - ignored} of {varying} features that vary have an influence"
     if ignored > (0 if x.dim() == 2 else PART * varying):
         first = ", ".join(map(str, suspect.flatten().nonzero().flatten()[:5].tolist()))
         advice = "look in forward for a slice, or a product with 0"
-        return verdict(WARN, f"{saw}, not features {first} ...", expected, advice)
+        saw = f"{saw}, not features {first} ..."
+        return verdict(WARN, saw, expected, advice, cause="graph.input_ignored")
     other = " (in training they have one, as batch norm has)" if mixed else ""
     return verdict(PASS, f"{saw}, and images none on each other{other}", expected)
 

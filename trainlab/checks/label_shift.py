@@ -76,20 +76,22 @@ def label_shift(fresh: Fresh) -> Verdict:
     if scores[best] > scores[0] + max(GAIN, error):
         saw = f"probe accuracy {scores[0]:.2f}, but {scores[best]:.2f} with the label of the "
         advice = f"inputs and labels are misaligned: roll the labels by {-best}"
-        return verdict(WARN, f"{saw}sample {best:+d} places on", advice=advice)
+        saw += f"sample {best:+d} places on"
+        return verdict(WARN, saw, advice=advice, cause="data.misaligned")
     if trainer.validation is not None:
         guess = probe.predict(probe.near(sample(trainer.validation)[0].flatten(1).float()),
                               y[~test], classes)  # fmt: skip
         if told := _renumbered(guess, sample(trainer.validation)[1], classes):
             advice = "train and validation number their classes differently: check the labels"
-            return verdict(WARN, told, advice=advice)
+            return verdict(WARN, told, advice=advice, cause="data.renumbered")
     guess = probe.predict(kernel, y[~test], classes)
     nearest = y[~test][torch.cdist((x[test] - probe.mean) / probe.std, probe.rows).argmin(1)]
     saw = f"ridge probe accuracy {scores[0]:.2f} on held-out training samples, at most "
     saw += f"{max(v for k, v in scores.items() if k):.2f} with labels moved"
     if max(_beyond_chance(each, y[test]) for each in (guess, nearest)) < ERRORS:
         saw += f"; nearest neighbour {float((nearest == y[test]).float().mean()):.2f}: chance"
-        return verdict(WARN, saw, advice="labels look random: check how they are read and joined")
+        advice = "labels look random: check how they are read and joined"
+        return verdict(WARN, saw, advice=advice, cause="data.labels_random")
     return verdict(PASS, saw)
 
 

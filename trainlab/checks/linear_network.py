@@ -44,7 +44,8 @@ def linear_network(fresh: Fresh) -> Verdict:
     saw = f"{deep} layers of weights, together one linear model"
     saw += f" but for max pooling ({pools} times)" if pools else ""
     advice = "activation=relu, or model=linear if it is meant"
-    return verdict(WARN, f"{saw}: additive to {excess:.1g}", expected, advice)
+    saw += f": additive to {excess:.1g}"
+    return verdict(WARN, saw, expected, advice, cause="arch.linear")
 
 
 def _excess(model: nn.Module, x: Tensor) -> float:

@@ -50,7 +50,8 @@ def output_range(fresh: Fresh) -> Verdict:
         return verdict(PASS, f"outputs reach {low:.2g} .. {high:.2g} with other weights")
     if high > 1:
         advice = "remove the activation (relu?) after the last layer"
-        return verdict(WARN, f"no output is below 0: {around}", advice=advice)
+        saw = f"no output is below 0: {around}"
+        return verdict(WARN, saw, advice=advice, cause="arch.output_activation")
     best = target if low >= 0 else 2 * target - 1
     least, free = float(trainer.criterion(best, y)), float(trainer.criterion(100 * target, y))
     if least < free + 0.01:  # a margin loss may have its floor inside
@@ -58,6 +59,8 @@ def output_range(fresh: Fresh) -> Verdict:
     stuck = f"the loss cannot fall below {least:.3f}"
     if probabilities(z):
         saw = "the outputs are probabilities already (rows >= 0, sum 1), and the loss takes softmax"
-        return verdict(FAIL, f"{saw} again: {stuck}", advice="remove the softmax from the model")
+        advice = "remove the softmax from the model"
+        return verdict(FAIL, f"{saw} again: {stuck}", advice=advice, cause="arch.double_softmax")
     advice = f"remove the activation ({'sigmoid' if low >= 0 else 'tanh'}?) after the last layer"
-    return verdict(WARN, f"outputs within {around}: {stuck}", advice=advice)
+    saw = f"outputs within {around}: {stuck}"
+    return verdict(WARN, saw, advice=advice, cause="arch.output_activation")

@@ -12,6 +12,7 @@ from trainlab.checks.ground import floor, images, no_classes, no_dropout
 from trainlab.train import Trainer, evaluating
 
 IMAGES, STEPS, EVERY = 20, 300, 10
+FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # on the lr, where the user's own fails
 CLOSE = 0.01  # of the loss, above its floor
 EXPECTED = f"loss < {CLOSE:g} above the floor and accuracy 1.00 within {STEPS} steps"
 
@@ -44,7 +45,8 @@ def overfit(fresh: Fresh) -> Verdict:
         least = floor(trainer.criterion, z, y)
     if least == -math.inf:
         advice = "it wants log-probabilities: end in log_softmax, or use loss=cross_entropy"
-        return verdict(FAIL, "the loss falls without end as the outputs grow", "a floor", advice)
+        saw = "the loss falls without end as the outputs grow"
+        return verdict(FAIL, saw, "a floor", advice, cause="loss.mismatch")
     above = f" (floor {least:.3f})" if least > CLOSE else ""
     own = _fit(fresh(), x, y, least)
     if own.passed:
@@ -56,9 +58,12 @@ def overfit(fresh: Fresh) -> Verdict:
     reference = _fit(trainer, x, y, least)
     saw = f"{len(y)} images: {own}{above}; with Adam at lr 0.01 {reference}"
     if reference.passed:
-        return verdict(WARN, saw, EXPECTED, _remedy(fresh, x, y, least, own, reference))
+        advice, cause = _remedy(fresh, x, y, least, own, reference)
+        return verdict(WARN, saw, EXPECTED, advice, cause=cause)
     advice = "not the optimizer: the network, the loss or the data; try init=he_normal norm=batch"
-    return verdict(FAIL, saw, EXPECTED, _conflict(x, y) or advice)
+    torn = _conflict(x, y)
+    cause = "data.conflicting_labels" if torn else "fit.cannot_overfit"
+    return verdict(FAIL, saw, EXPECTED, torn or advice, cause=cause)
 
 
 def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float, factor: float = 1.0) -> Fit:
@@ -100,14 +105,21 @@ def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -
     return calm if calm.passed else fit
 
 
-def _remedy(fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit) -> str:
-    """What was tried and passed: the user's own optimizer at another lr, else the reference."""
-    for factor in (10, 0.1) if math.isfinite(own.loss) else (0.1,):
+def _remedy(
+    fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit
+) -> tuple[str, str]:
+    """What was tried and passed, the user's own optimizer at another lr, else the reference; and
+    what that says of the lr."""
+    for factor in FACTORS:
+        if factor > 1 and not math.isfinite(own.loss):
+            continue
         trainer = fresh()
         fit = _fit(trainer, x, y, least, factor)
         if fit.passed:
-            return f"optim.lr={float(trainer.lrs[0]):g} (tried: learned in {fit.steps} steps)"
-    return f"optim=adam optim.lr=0.01 (tried: learned in {reference.steps} steps)"
+            advice = f"optim.lr={float(trainer.lrs[0]):g} (tried: learned in {fit.steps} steps)"
+            return advice, "optim.lr_low" if factor > 1 else "optim.lr_high"
+    advice = f"optim=adam optim.lr=0.01 (tried: learned in {reference.steps} steps)"
+    return advice, "fit.cannot_overfit" if math.isfinite(own.loss) else "optim.lr_high"
 
 
 def _conflict(x: Tensor, y: Tensor) -> str:

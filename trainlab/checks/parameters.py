@@ -9,6 +9,8 @@ from torch import Tensor
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
 from trainlab.train import Trainer
 
+STILL = "loop.param_not_updated"
+TINY = 1e-6  # of the largest weight: a smaller lr * gradient is lost in float32
 TRIES = 8  # a step may warm up from lr 0 or accumulate gradients, a network skip layers at random
 
 
@@ -21,38 +23,49 @@ def parameters(fresh: Fresh) -> Verdict:
     trainer, verdict = fresh(), partial(Verdict, "parameters", expected=expected)
     named = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     if not named:
-        return verdict(FAIL, "no trainable tensor", advice="set requires_grad", stops=True)
+        return verdict(
+            FAIL, "no trainable tensor", advice="set requires_grad", stops=True, cause=STILL
+        )
     held = Counter(id(p) for group in trainer.optimizer.param_groups for p in group["params"])
     if outside := [n for n, p in named.items() if not held[id(p)]]:
         stray = len(set(held) - {id(p) for p in trainer.model.parameters()} - set(map(id, named)))
         saw = f"not in the optimizer: {_names(outside)}"
         saw += f"; it holds {stray} tensors that are not the model's" if stray else ""
         advice = "build the optimizer from model.parameters() once every layer is in place"
-        return verdict(FAIL, saw, advice=advice, stops=True)
+        return verdict(FAIL, saw, advice=advice, stops=True, cause=STILL)
     without, zero = _gradients(trainer, named)
     if without:
         advice = "use them in forward, without detach; or set requires_grad=False"
-        return verdict(FAIL, f"no gradient in {_names(without)}", advice=advice, stops=True)
+        saw = f"no gradient in {_names(without)}"
+        return verdict(FAIL, saw, advice=advice, stops=True, cause=STILL)
     if twice := [n for n, p in named.items() if held[id(p)] > 1]:
         saw = f"more than once in the optimizer: {_names(twice)}"
-        return verdict(FAIL, saw, advice="list each tensor once")
+        return verdict(FAIL, saw, advice="list each tensor once", cause="loop.listed_twice")
     if zero:  # before a head or a branch that starts at 0 on purpose it is 0 for one step
         later = _later(fresh)
         empty = [n for n in zero if named[n].dim() > 1 and named[n].abs().max() < 1e-30]
         zero = [n for n in zero if n in later or n in empty]
     if zero:
         advice = "weights all 0, or every unit dead: init=he_normal or init=xavier_normal"
-        return verdict(WARN, f"gradient 0 everywhere in {_names(zero)}", advice=advice)
+        blank = all(not p.any() for p in named.values() if p.dim() > 1)
+        dead = any(named[n].dim() < 2 for n in zero)  # no unit is on: its bias has none either
+        cause = "init.zero" if blank else "act.dead" if dead else ""
+        saw = f"gradient 0 everywhere in {_names(zero)}"
+        return verdict(WARN, saw, advice=advice, cause=cause)
     still = _still(fresh)
     if len(still) == len(named):
         saw = f"no tensor moves in {TRIES} steps"
-        return verdict(FAIL, saw, advice="optim.lr above 0; call optimizer.step() in every step")
+        advice = "optim.lr above 0; call optimizer.step() in every step"
+        return verdict(FAIL, saw, advice=advice, cause=STILL)
     if still and all(named[n].dim() < 2 for n in still):
         saw = f"{len(named)} trainable tensors have a gradient and move, but for {_names(still)}"
         return verdict(PASS, f"{saw}: no effect, as a bias before batch norm has none")
     if still:
         advice = "updates below the resolution of the weights: raise optim.lr, or norm=batch"
-        return verdict(WARN, f"not moved in {TRIES} steps: {_names(still)}", advice=advice)
+        saw = f"not moved in {TRIES} steps: {_names(still)}"
+        lr = max(map(float, trainer.lrs))
+        tiny = all(lr * named[n].grad.abs().max() < TINY * named[n].abs().max() for n in still)
+        return verdict(WARN, saw, advice=advice, cause="optim.lr_low" if tiny else STILL)
     return verdict(PASS, f"{len(named)} trainable tensors have a gradient and move")
 
 

@@ -38,4 +38,5 @@ def penalty(fresh: Fresh) -> Verdict:
     if abs(loss - without - rise) <= 1e-5 * rise + resolution:
         return verdict(PASS, f"{saw}, expected +{rise:.3g}", f"+{rise:.3g}")
     advice = "the penalty must reach the loss as l1 * sum of sizes + l2 / 2 * sum of squares"
-    return verdict(FAIL, f"{saw}, {loss - without:+.5g}", f"+{rise:.5g}", advice)
+    saw += f", {loss - without:+.5g}"
+    return verdict(FAIL, saw, f"+{rise:.5g}", advice, cause="loss.penalty")

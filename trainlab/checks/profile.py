@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.ground import images, no_dropout
+from trainlab.checks.init_gain import init_gain
 from trainlab.taps import Layer, look
 from trainlab.train import Trainer
 
@@ -50,7 +51,25 @@ def profile(fresh: Fresh) -> Verdict:
     if not told:
         return verdict(PASS, saw)
     advice = "init=he_normal (with init.gain=auto), norm=batch, activation=relu, or fewer layers"
-    return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice)
+    blank = all(not p.any() for p in trainer.params if p.dim() > 1)
+    cause = "init.zero" if blank else _cause(fresh, forward, [sizes[n] for n in held])
+    return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice, cause=cause)
+
+
+def _cause(fresh: Fresh, forward: list[float], backward: list[float]) -> str:
+    """What both profiles together are called: the initial weights, where the signal forwards does
+    not keep its size."""
+    if -math.inf in (*forward, *backward):
+        return "act.dead"
+    if not all(map(math.isfinite, (*forward, *backward))):
+        return "init.too_large"
+    grown, back = forward[-1] - forward[0], backward[-1] - backward[0]
+    if FORWARD[0] <= grown <= FORWARD[1]:
+        return "grad.vanishing" if back < 0 else "grad.exploding"
+    if cause := init_gain(fresh).cause:
+        return cause
+    flat = "grad.vanishing" if back < BACKWARD[0] else "init.too_small"  # a slope far below 1
+    return flat if grown < 0 else "init.too_large"
 
 
 def _calls(trainer: Trainer, x: Tensor, y: Tensor) -> tuple[list[Layer], dict[str, float]]:

@@ -29,5 +29,5 @@ def reduction(fresh: Fresh) -> Verdict:
         return verdict(PASS, saw)
     if abs((four - two) - 2 * (two - one)) <= 4 * size:
         advice = f"a sum: use reduction='mean', or divide optim.lr by batch_size ({len(y)} here)"
-        return verdict(WARN, saw, advice=advice)
+        return verdict(WARN, saw, advice=advice, cause="loss.sum_reduction")
     return verdict(SKIPPED, f"{saw}: neither a mean nor a sum")

@@ -41,12 +41,14 @@ def symmetry(fresh: Fresh) -> Verdict:
     saw += f"{ranks[lowest]:.1f} ({lowest}), of the input {rich:.1f}"
     expected = f"no twins, a rank above {RANK:g}"
     if twins[most] == 1:
-        return verdict(FAIL, f"{saw}: they can never differ", expected, ADVICE)
+        blank = all(not p.any() for p in trainer.params if p.dim() > 1)
+        cause = "init.zero" if blank else "init.symmetric"
+        return verdict(FAIL, f"{saw}: they can never differ", expected, ADVICE, cause=cause)
     if twins[most] > 0.5:
-        return verdict(WARN, saw, expected, ADVICE)
+        return verdict(WARN, saw, expected, ADVICE, cause="init.symmetric")
     if ranks[lowest] < RANK and rich > RICH:
         advice = f"the layers pass one direction on: {ADVICE}, activation=relu, or norm=batch"
-        return verdict(WARN, saw, expected, advice)
+        return verdict(WARN, saw, expected, advice, cause="act.no_signal")
     return verdict(PASS, saw, expected)
 
 

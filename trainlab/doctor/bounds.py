@@ -79,7 +79,8 @@ def not_updated(h: History) -> list[Finding]:
             evidence = f"it has a gradient and did not move in {len(looks)} looks; others did"
             tag = f"update_ratio/{layer}"
             remedy = "groups.lr=[] groups.freeze=[]"
-            return [Finding("loop.not_updated", ERROR, layer, looks[0][0], evidence, remedy, tag)]
+            name, since = "loop.param_not_updated", looks[0][0]
+            return [Finding(name, ERROR, layer, since, evidence, remedy, tag)]
     return []
 
 

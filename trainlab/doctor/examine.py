@@ -1,16 +1,18 @@
 """The doctor: every rule over the rows of a run. Needs neither torch nor the run's config."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from trainlab import durable, log
 from trainlab.doctor import bounds, learning, signal
 from trainlab.doctor.causes import ranked
-from trainlab.doctor.finding import Finding
+from trainlab.doctor.finding import ERROR, INFO, PREFLIGHT, WARNING, Finding
 from trainlab.doctor.history import History
 
+SEVERITY = {"FAIL": ERROR, "WARN": WARNING}  # of a verdict
 # among findings of one severity the first is shown first
 RULES = (
     bounds.not_updated,
@@ -67,9 +69,41 @@ def findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
 
 
 def examine(directory: str | Path) -> list[Finding]:
-    """What the metrics.jsonl in a run's folder says, worst first. Raises CheckpointError where it
-    is damaged, OSError where there is none."""
-    return findings(log.rows(Path(directory) / "metrics.jsonl"))
+    """What verdicts.json and metrics.jsonl in a run's folder say, worst first. Raises
+    CheckpointError where the latter is damaged, OSError where there is neither."""
+    checks = Path(directory) / "verdicts.json"
+    seen = of_verdicts(json.loads(checks.read_text())) if checks.exists() else []
+    try:
+        said = findings(log.rows(Path(directory) / "metrics.jsonl"))
+    except FileNotFoundError:  # preflight ended the run
+        if not seen:
+            raise
+        said = []
+    return ranked(merged(seen, said))
+
+
+def of_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """What the checks before the training said, as findings: of each cause the worst."""
+    found: dict[str, Finding] = {}
+    for v in verdicts:
+        if v.get("cause") and v["status"] in SEVERITY:
+            rest = "", 0, f"{v['name']}: {v['saw']}", v["advice"], PREFLIGHT
+            finding = Finding(v["cause"], SEVERITY[v["status"]], *rest)
+            if finding.severity == ERROR or v["cause"] not in found:
+                found[v["cause"]] = finding
+    return list(found.values())
+
+
+def merged(seen: Iterable[Finding], said: Iterable[Finding]) -> list[Finding]:
+    """Findings of the checks and of the rows; of one name one, since step 0."""
+    seen, said = {f.id: f for f in seen}, list(said)
+    for f in said:
+        if f.id in seen and f.severity != INFO:
+            first = seen[f.id]
+            severity = ERROR if ERROR in (f.severity, first.severity) else WARNING
+            evidence = f"{first.evidence}; {f.evidence}"
+            seen[f.id] = replace(first, severity=severity, layer=f.layer, evidence=evidence)
+    return [*seen.values(), *(f for f in said if f.id not in seen)]
 
 
 def keep(directory: Path, found: Iterable[Finding]) -> None:

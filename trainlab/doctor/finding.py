@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = ERROR, WARNING, INFO
 MOST = 3  # findings shown; the rest is counted
+PREFLIGHT = "preflight"  # the tag of what a check said
 
 
 @dataclass(frozen=True)
 class Finding:
     """`layer` is empty where the whole run is meant; `remedy` holds overrides to type, alternatives
-    parted by " or "; `tag` is the TensorBoard chart to look at."""
+    parted by " or "; `tag` is the TensorBoard chart to look at, or PREFLIGHT."""
 
     id: str
     severity: str  # of SEVERITIES
@@ -33,7 +34,9 @@ class Finding:
 
 
 def shown(found: Sequence[Finding]) -> list[str]:
-    """At most MOST lines, and one that counts the others."""
+    """At most MOST lines, and one that counts the others. What preflight said stands in its own
+    table."""
+    found = [finding for finding in found if finding.tag != PREFLIGHT]
     told = [finding.line() for finding in found if finding.severity != INFO][:MOST]
     rest = len(found) - len(told)
     return [*told, f"{rest} more in findings.json"] if rest else told
