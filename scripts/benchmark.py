@@ -1,6 +1,6 @@
 """Speed as ratios, in pairs, with an A/A control.
 
-    python scripts/benchmark.py [start] [step] [probe] [--pairs N]
+    python scripts/benchmark.py [start] [step] [probe] [watch] [--pairs N]
 
 A and B alternate in one process (or as alternating processes), one thread; the figure is the
 median of the ratios of the pairs, with its quartiles. The A/A control runs the same thing twice:
@@ -11,6 +11,9 @@ what it is off 1 is the noise.
     step    a step with probes off, against a hand-written loop: same batches, figures,
             optimizer and schedule, no clip
     probe   a probe step in plain steps, and what the default cadence therefore costs
+    watch   a whole run with the default probes and findings, against one without; MNIST must be
+            in the user's cache or in $TRAINLAB_DATA, and has fewer epochs here than its recipes,
+            which are therefore watched more cheaply
 """
 
 import argparse
@@ -54,6 +57,11 @@ from trainlab.__main__ import entry
 entry()
 """
 COMMAND = ["preflight=none", "probe=none", "max_steps=1", "quiet=true"]
+WATCHED = {
+    "10-layer digits net": ["model.widths=[64,64,64,64,64,64,64,64,64,64]"],
+    "MNIST MLP": ["experiment=mnist", "epochs=3"],
+    "MNIST CNN": ["experiment=mnist_cnn", "epochs=1"],
+}
 SUBJECTS = {"digits MLP": ["optim=adam"], "MNIST MLP": ["experiment=mnist"]}
 
 
@@ -200,6 +208,28 @@ def probe(n: int) -> None:
         print(f"  so probe.every={every} costs {cost:.1%} of the training")
 
 
+def watch(n: int) -> None:
+    import trainlab
+
+    for name, words in WATCHED.items():
+        if root := os.environ.get("TRAINLAB_DATA") if "MNIST" in name else None:
+            words = [*words, f"data.root={root}"]
+
+        def run(*more: str, words=words) -> float:
+            common = "quiet=true", "device=cpu", "preflight=none"
+            with tempfile.TemporaryDirectory() as folder:
+                begun = time.perf_counter()
+                trainlab.run(*words, *common, *more, f"hydra.run.dir={folder}/run")
+                return time.perf_counter() - begun
+
+        off, on = partial(run, "probe=none"), run
+        off(), on()
+        report(f"watch: A/A, neither, {name}", pairs(off, off, n))
+        ratios = pairs(off, on, n)
+        report(f"watch: probes and findings on / off, {name}", ratios)
+        print(f"  so they take {1 - 1 / statistics.median(ratios):.1%} of the run")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -207,7 +237,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        choices=["start", "step", "probe", []],
+        choices=["start", "step", "probe", "watch", []],
         default=["start", "step", "probe"],
     )
     parser.add_argument("--pairs", type=int, default=9)
@@ -219,7 +249,7 @@ def main() -> None:
         f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
     )
     for name in asked.what:
-        {"start": start, "step": step, "probe": probe}[name](asked.pairs)
+        {"start": start, "step": step, "probe": probe, "watch": watch}[name](asked.pairs)
 
 
 if __name__ == "__main__":
