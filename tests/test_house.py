@@ -21,7 +21,8 @@ ROWS = [
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",
-     "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed"),
+     "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed", "charts",
+     "pictures"),
 ]  # fmt: skip
 ROOMS = {
     "doctor": ["probe=none"],

@@ -29,29 +29,11 @@ WAIT = 2.0  # s that rows may wait: written together they cost a third of one by
 
 WIDTH, HEIGHT, MARGIN = 480, 200, 24  # pixels
 
-# category -> chart -> a pattern of tags, matched from their beginning; every layer is one curve
-PANELS = {
-    "Health": {
-        "loss": "(train|val)/loss(_smooth)?$",
-        "accuracy": "(train|val)/accuracy$",
-        "learning rate": "optim/lr$",
-        "dead share": "activation_dead/",
-    },
-    "Activations": {
-        "mean": "activation_mean/",
-        "std, all elements": "activation_std/",
-        "std of a unit over the samples": "activation_unit_std/",
-        "saturated share": "activation_saturated/",
-        "zero share": "activation_zero/",
-    },
-    "Gradients": {
-        "norm in activations": "gradient_norm/",
-        "norm in weights": "weight_gradient_norm/",
-    },
-    "Updates": {
-        "norm(update) / norm(weight)": "update_ratio/",
-        "norm(weight)": "weight_norm/",
-    },
+# the panel of custom scalars that every run has; titles and patterns of tags
+HEALTH = {
+    "loss": "(train|val)/loss(_smooth)?$",
+    "accuracy": "(train|val)/accuracy$",
+    "learning rate": "optim/lr$",
 }
 
 
@@ -76,11 +58,12 @@ class Log:
 
     On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made
     anew from them, so that nothing is doubled. Raises CheckpointError when the file has fewer.
+    Of a `probed` run the events have charts and pictures beside what the rows say.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None):
+    def __init__(self, directory: Path, keep: int | None = None, probed: bool = False):
         self.path = Path(directory) / "metrics.jsonl"
-        self.events = Events(Path(directory))
+        self.events = Events(Path(directory), probed)
         data = self.path.read_bytes() if self.path.exists() else b""
         if keep is None:
             keep = data.rfind(b"\n") + 1
@@ -163,21 +146,42 @@ def _plain(value: float) -> float | str:
 class Events:
     """One TensorBoard event file, opened (and its formats imported) at the first row."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, directory: Path, probed: bool = False):
+        self.directory, self.charts = directory, None
         self.file: IO[bytes] | None = None
+        self.at, self.seconds = 0, 0.0  # step of the latest row, what its events took so far
+        self.planned = False  # whether the layout is written
+        if probed:
+            from trainlab.charts import Charts  # and with it PIL: only where there is something
+
+            self.charts = Charts()
 
     def write(self, rows: Iterable[Row]) -> None:
-        """The rows of one step become one event."""
-        for step, together in groupby(rows, lambda row: row.get("step", 0)):
+        """The rows of one step become one event; a text or curve belongs to the row before it."""
+        for step, together in groupby(rows, self._step):
             if self.file is None:
                 self._open()
-            self._record(
-                step=step, summary={"value": [v for row in together for v in _values(row)]}
-            )
+            begun = time.monotonic()
+            values = [value for row in together for value in self._values(row)]
+            if step > 0 and not self.planned:  # now the layers are known
+                self._record(summary={"value": [_layout(self.charts)]})
+                self.planned = True
+            self._record(step=step, summary={"value": values})
+            self.seconds += time.monotonic() - begun
         if self.file is not None:
             with _naming(self.path):
                 self.file.flush()
+
+    def _step(self, row: Row) -> int:
+        self.at = row.get("step", self.at)
+        return self.at
+
+    def _values(self, row: Row) -> list[Any]:
+        """The row, and what the charts make of it."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        derived = self.charts.feed(row) if self.charts else ()
+        return [*_values(row), *(Summary.Value(**value) for value in derived)]
 
     def _open(self) -> None:
         name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
@@ -185,7 +189,6 @@ class Events:
         with _naming(self.path):
             self.file = open(self.path, "xb")  # noqa: SIM115
         self._record(file_version="brain.Event:2")
-        self._record(summary={"value": [_layout()]})
 
     def _record(self, **event: Any) -> None:
         """TFRecord: length, its checksum, data, its checksum."""
@@ -259,17 +262,12 @@ def _card(tag: str, plugin: str, content: bytes) -> Any:
     )
 
 
-def _layout() -> Any:
-    """PANELS for TensorBoard's custom scalars."""
+def _layout(charts: Any) -> Any:
+    """The panels of TensorBoard's custom scalars, the first one open."""
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-    def chart(title: str, pattern: str) -> dict[str, Any]:
-        return {"title": title, "multiline": {"tag": [pattern]}}
-
-    categories = [
-        {"title": title, "chart": [chart(*item) for item in charts.items()]}
-        for title, charts in PANELS.items()
-    ]
+    health = [{"title": name, "multiline": {"tag": [tag]}} for name, tag in HEALTH.items()]
+    categories = [{"title": "Health", "chart": health}, *(charts.panels() if charts else ())]
     content = Layout(category=categories).SerializeToString()
     return _card("custom_scalars__config__", "custom_scalars", content)
 

@@ -177,7 +177,7 @@ def train(
         if saved:
             restore.take_up(directory, saved, trainer)
         rows = keeper.go_on(saved) if saved else 0
-        log = keeper.log = stack.enter_context(Log(directory, rows))
+        log = keeper.log = stack.enter_context(Log(directory, rows, len(cfg.probe) > 1))
         if rows == 0:
             log.text("recipe", words.card(cfg, choices))
             log.curve("schedule/lr", drawn(trainer))

@@ -1,8 +1,7 @@
 """The Trainer: one step, one loop, one evaluation. Imports torch and nothing of Hydra.
 
-A loss is () for one run or (R,) for a stack of R runs, and `backward(ones)` serves both, because
-runs in a stack share no weight. B batch, K classes, R runs; a stack puts R in front of every shape
-below.
+A loss is () for one run or (R,) for a stack of R runs, and `backward(ones)` serves both: they share
+no weight. B batch, K classes, R runs; a stack puts R in front of every shape below.
 """
 
 import contextlib
@@ -37,8 +36,9 @@ class Watch:
     after: Callable[["Trainer"], None] = lambda trainer: None
 
 
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def due(step: int, every: int, early: bool = False) -> bool:
+    """Before every nth step; `early`: before the 1st, 2nd, 4th, 8th, ... of the first n too."""
+    return every > 0 and (step % every == 0 or (early and step < every and not step & (step + 1)))
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Trainer:
         self.train_mode(self.model)
         while not self.ended():
             x, y = self.batches(self.at)
-            looking = watch.probe is not None and due(self.at, every.probe)
+            looking = watch.probe is not None and due(self.at, every.probe, early=True)
             with watch.probe(self, x, y) if looking else contextlib.nullcontext():
                 self.step(x, y)
             values: dict[str, Tensor] = {}

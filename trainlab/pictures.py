@@ -1,0 +1,215 @@
+"""Pictures of what the probes saw, drawn by PIL alone: each function gives the fields of an image in
+a Summary. L layers, T looks. Colours: viridis, early looks dark, late ones bright.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import ceil, floor, inf, isfinite, log10, sqrt
+from typing import Any
+
+import numpy as np
+
+WIDTH, HEIGHT = 560, 320  # pixels
+LEFT, TOP, RIGHT, BOTTOM = 62, 30, 74, 44  # margins of the plot
+DECADES = 12  # shown at most, from the largest downwards
+CELLS = 30  # heat maps in one picture, at most
+# ten anchors of viridis, https://bids.github.io/colormap (CC0), a straight line between them
+ANCHORS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725".split()  # noqa: SIM905
+INK, GREY, PALE, ALARM = "black", "#707070", "#e4e4e4", "#d32f2f"
+
+
+@cache
+def viridis() -> np.ndarray:
+    """(256, 3) bytes."""
+    anchors = np.array([list(bytes.fromhex(anchor)) for anchor in ANCHORS])
+    places = np.linspace(0, len(ANCHORS) - 1, 256)
+    channels = [np.interp(places, range(len(ANCHORS)), column) for column in anchors.T]
+    return np.stack(channels, 1).round().astype(np.uint8)
+
+
+def colour(share: float) -> tuple[int, ...]:
+    """Of 0 (early) to 1 (late); short of the brightest yellow, which white would swallow."""
+    return tuple(map(int, viridis()[round(share * 235)]))
+
+
+class Plot:
+    """A white picture with a log10 axis over the layers, from input to output."""
+
+    def __init__(self, title: str, layers: Sequence[str], values: Sequence[float]):
+        """`values` are all that is to be shown; the axis spans what is finite and above 0."""
+        from PIL import Image, ImageDraw
+
+        self.image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+        self.draw = ImageDraw.Draw(self.image)
+        logs = [log10(value) for value in values if 0 < value < inf]
+        self.high = ceil(max(logs, default=0.0) + 1e-9)
+        self.low = min(floor(min(logs, default=0.0)), self.high - 1)
+        self.low = max(self.low, self.high - DECADES)
+        self.across = (WIDTH - LEFT - RIGHT) / len(layers)
+        self.text(8, 6, title, size=15)
+        self._axes(layers)
+
+    def text(self, x: float, y: float, text: str, anchor: str = "la", **style: Any) -> None:
+        fill = style.get("fill", INK)
+        self.draw.text((x, y), text, fill=fill, font=font(style.get("size", 13)), anchor=anchor)
+
+    def _axes(self, layers: Sequence[str]) -> None:
+        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+        span = self.high - self.low
+        for decade in range(self.low, self.high + 1, ceil(span / 8)):
+            parts = (1, 2, 5) if span <= 2 and decade < self.high else (1,)
+            for value in (part * 10.0**decade for part in parts):
+                y = self.y(value)
+                self.draw.line((LEFT, y, right, y), fill=PALE)
+                self.text(LEFT - 6, y, f"{value:g}", "rm", fill=GREY)
+        every = ceil(26 / self.across)  # a number takes 26 pixels
+        for place, layer in enumerate(layers):
+            if place % every == 0:
+                self.text(self.x(place), bottom + 5, layer.partition(".")[0], "ma", fill=GREY)
+        self.text(LEFT, bottom + 23, layers[0])
+        if len(layers) > 1:
+            self.text(right, bottom + 23, layers[-1], "ra")
+        self.draw.rectangle((LEFT, TOP, right, bottom), outline=GREY)
+
+    def x(self, place: float) -> float:
+        return LEFT + self.across * (place + 0.5)
+
+    def y(self, value: float) -> float:
+        """What lies outside of the axis is drawn at its end."""
+        if not 0 < value < inf:
+            return TOP if value > 0 else HEIGHT - BOTTOM
+        share = (log10(value) - self.low) / (self.high - self.low)
+        return HEIGHT - BOTTOM - min(max(share, 0.0), 1.0) * (HEIGHT - BOTTOM - TOP)
+
+    def odd(self, place: int, value: float) -> None:
+        """Says in red what a log axis cannot show: 0, inf, nan."""
+        if not 0 < value < inf:
+            y = min(max(self.y(value), TOP + 9), HEIGHT - BOTTOM - 9)
+            self.text(self.x(place), y, f"{value:g}", "mm", fill=ALARM)
+
+    def key(self, steps: Sequence[int]) -> None:
+        """A bar of the colours with the first and the last step."""
+        x, bottom = WIDTH - RIGHT + 12, HEIGHT - BOTTOM - 20
+        for y in range(TOP + 20, bottom):
+            share = (bottom - y) / (bottom - TOP - 20)
+            self.draw.line((x, y, x + 12, y), fill=colour(share))
+        self.text(x, TOP, f"step {steps[-1]}", fill=GREY, size=11)
+        self.text(x, bottom + 4, f"step {steps[0]}", fill=GREY, size=11)
+
+    def png(self) -> dict[str, Any]:
+        return packed(self.image)
+
+
+@cache
+def font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def packed(image: Any) -> dict[str, Any]:
+    file = io.BytesIO()
+    image.save(file, "png", compress_level=1)  # twice the bytes of the default, a third of the time
+    size = {"width": image.width, "height": image.height, "colorspace": 3}
+    return size | {"encoded_image_string": file.getvalue()}
+
+
+def profile(title: str, layers: Sequence[str], lines: Mapping[int, Sequence[float]]) -> dict:
+    """{step: values (L,)}: one line a step over the depth. 0 and inf lie on the frame, nan parts
+    the line; those of the last step are named."""
+    plot = Plot(title, layers, [value for line in lines.values() for value in line])
+    steps = list(lines)
+    for number, (step, line) in enumerate(lines.items()):
+        last = step == steps[-1]
+        ink = colour(number / max(len(steps) - 1, 1))
+        points = [(plot.x(i), plot.y(v)) for i, v in enumerate(line) if v == v]
+        for place, value in enumerate(line):
+            if value == value and (last or len(line) == 1):
+                x, y = plot.x(place), plot.y(value)
+                plot.draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=ink)
+            if last:
+                plot.odd(place, value)
+        plot.draw.line(points, fill=ink, width=3 if last else 1)
+    plot.key(steps)
+    return plot.png()
+
+
+def bars(title: str, layers: Sequence[str], steps: Sequence[int], lines: Sequence) -> dict:
+    """Values (L,) of the last step as bars on a log axis, and those of the first as marks."""
+    first, last = lines
+    plot = Plot(title, layers, [*first, *last])
+    half = max(plot.across * 0.36, 1)
+    for place, (old, new) in enumerate(zip(first, last, strict=True)):
+        x = plot.x(place)
+        if 0 < new < inf:
+            box = (x - half, plot.y(new), x + half, HEIGHT - BOTTOM - 1)
+            plot.draw.rectangle(box, fill=colour(0.5))
+        plot.odd(place, new)
+        if 0 < old < inf:
+            plot.draw.line((x - half, plot.y(old), x + half, plot.y(old)), fill=INK, width=2)
+    x = WIDTH - RIGHT + 8
+    plot.text(x, TOP, "bars: step", fill=GREY, size=11)
+    plot.text(x, TOP + 13, str(steps[1]), size=11)
+    plot.text(x, TOP + 36, "marks: step", fill=GREY, size=11)
+    plot.text(x, TOP + 49, str(steps[0]), size=11)
+    return plot.png()
+
+
+def rebinned(
+    looks: Sequence[tuple[Sequence[int], float, float]], bins: int = 64
+) -> tuple[np.ndarray, float, float]:
+    """Histograms (counts, low, high) of T looks -> log1p of the counts in common bins (bins, T),
+    the lowest values first, and their limits.
+
+    The limits are those of all looks, but at most 4 times the median size of an extreme: what one
+    explosion adds goes to the outermost bins. A look that is not finite is a column of nan.
+    """
+    fine = [(low, high) for _, low, high in looks if isfinite(high - low)]
+    if not fine:
+        return np.full((bins, len(looks)), np.nan), np.nan, np.nan
+    lows, highs = np.array(fine).T
+    most = 4 * float(np.median(np.maximum(abs(lows), abs(highs)))) or 1.0
+    low, high = max(float(lows.min()), -most), min(float(highs.max()), most)
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    columns = []
+    for counts, start, end in looks:
+        if not isfinite(end - start):
+            columns.append(np.full(bins, np.nan))
+            continue
+        width = max(end - start, 1e-9 * (high - low))  # all alike: one bin
+        own = start + width * np.linspace(0, 1, len(counts) + 1)
+        below = np.interp(edges, own, np.concatenate([[0], np.cumsum(counts)]))
+        below[0], below[-1] = 0, sum(counts)
+        columns.append(np.diff(below))
+    return np.log1p(np.stack(columns, 1)), low, high
+
+
+def heat_maps(title: str, steps: Sequence[int], layers: Mapping[str, Sequence]) -> dict:
+    """The colourful dimension (fastai, Howard and Gugger 2020, chapter 13): for every layer its
+    histograms (counts, low, high), one column a look, one row a value; red is not finite."""
+    from PIL import Image, ImageDraw
+
+    shown = list(layers)[:: ceil(len(layers) / CELLS)]
+    columns = min(ceil(sqrt(len(shown))), 4)
+    width, height, head, gap = (WIDTH - 8) // columns, 160 if columns < 4 else 120, 28, 18
+    rows = ceil(len(shown) / columns)
+    image = Image.new("RGB", (WIDTH, head + rows * height + 18), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((8, 6), title, fill=INK, font=font(15))
+    for place, layer in enumerate(shown):
+        x, y = 8 + place % columns * width, head + place // columns * height
+        map_, low, high = rebinned(layers[layer])
+        size = width - 8, height - gap - 6
+        ratio = map_[::-1] / (np.nanmax(map_) or 1.0) if isfinite(low) else map_
+        lit = viridis()[np.nan_to_num(ratio * 255).astype(np.uint8)]
+        lit[np.isnan(map_)] = 211, 47, 47
+        image.paste(Image.fromarray(lit).resize(size, Image.Resampling.NEAREST), (x, y + gap))
+        draw.text((x, y + 2), layer, fill=INK, font=font(13))
+        limits = f"{low:.2g} to {high:.2g}"
+        draw.text((x + size[0], y + 4), limits, fill=GREY, font=font(11), anchor="ra")
+    told = f"one column a look, steps {steps[0]} to {steps[-1]}; one row a value, largest on top"
+    draw.text((8, image.height - 18), told, fill=GREY, font=font(12))
+    return packed(image)
