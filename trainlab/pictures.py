@@ -1,5 +1,5 @@
-"""Pictures of what the probes saw, drawn by PIL alone: each function gives the fields of an image in
-a Summary. L layers, T looks. Colours: viridis, early looks dark, late ones bright.
+"""Pictures of what the probes saw, drawn by PIL alone: each function gives the fields of an image
+in a Summary. L layers, T looks. Colours: viridis, early looks dark, late ones bright.
 """
 
 import io
@@ -143,7 +143,7 @@ def bars(title: str, layers: Sequence[str], steps: Sequence[int], lines: Sequenc
     for place, (old, new) in enumerate(zip(first, last, strict=True)):
         x = plot.x(place)
         if 0 < new < inf:
-            box = (x - half, plot.y(new), x + half, HEIGHT - BOTTOM - 1)
+            box = (x - half, plot.y(new), x + half, HEIGHT - BOTTOM)
             plot.draw.rectangle(box, fill=colour(0.5))
         plot.odd(place, new)
         if 0 < old < inf:

@@ -6,7 +6,7 @@ values.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -124,10 +124,10 @@ class Bench:
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Loss and accuracy of every split, in file order, preprocessed as the trainer has it."""
-        used = trainer.batches.preprocess, *2 * [trainer.validation.preprocess]
-        names = zip(("train", "val", "test"), used, strict=True)
-        splits = {name: (getattr(self.splits, name), fitted) for name, fitted in names}
-        seen = {name: trainer.evaluate(Batches.in_order(*s, 512)) for name, s in splits.items()}
+        other = trainer.validation.preprocess
+        used = {"train": trainer.batches.preprocess, "val": other, "test": other}
+        splits = {n: Batches.in_order(getattr(self.splits, n), f, 512) for n, f in used.items()}
+        seen = {name: trainer.evaluate(batches) for name, batches in splits.items()}
         return {name: {key: float(v) for key, v in row.items()} for name, row in seen.items()}
 
 
@@ -145,10 +145,42 @@ def prepare(cfg: DictConfig, door: Callable) -> Bench:
     return Bench(cfg, door, device, splits.to(device), *fitted)
 
 
+def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
+    """Run the checks of `preflight`. Raises ConfigError when training cannot work."""
+    if not (nodes := bench.cfg.preflight.get("checks")):
+        return []
+    from trainlab.checks import preflight  # a room: only for runs that ask for it
+
+    checks = {name: bench.door(node) for name, node in nodes.items()}
+    stop = bench.cfg.preflight.on_fail == "stop"
+    return preflight(checks, partial(bench.fresh, plain=True), stop, directory, show)
+
+
 def train(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """One run from the recipe to the closing table. Returns what summary.json holds."""
+    told = chapters(cfg, directory, door, choices)
+    trainer, every, watch = next(told)
+    try:
+        trainer.fit(every, watch)
+        next(told)
+    except StopIteration as end:
+        return end.value
+    except BaseException as error:
+        told.throw(error)
+
+
+def chapters(
+    cfg: DictConfig,
+    directory: Path,
+    door: Callable,
+    choices: dict[str, Any],
+    prepare: Callable = prepare,
+    preflight: Callable = preflight,
+) -> Iterator[tuple[Trainer, Every, Watch]]:
+    """The same, but for `trainer.fit(every, watch)`: yields these three once, and goes on when the
+    Trainer is at its end. So a stack of runs is told by the very same lines."""
     digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
         status = stack.enter_context(rundir.held(directory, digest))
@@ -180,7 +212,6 @@ def train(
         log = keeper.log = stack.enter_context(Log(directory, rows, len(cfg.probe) > 1))
         if rows == 0:
             log.text("recipe", words.card(cfg, choices))
-            log.curve("schedule/lr", drawn(trainer))
         watch = Watch(
             rows=partial(write_rows, bench, trainer, log, show),
             probe=probes(bench, log),
@@ -193,7 +224,7 @@ def train(
             stack.enter_context(watching(bench, trainer, log, show))
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
-        trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
+        yield trainer, cadences(cfg, trainer.batches.per_epoch), watch
         show.stop()
         if bench.device.type == "cpu":
             show.threads_hint(cfg.threads, trainer.at)
@@ -205,24 +236,6 @@ def train(
         status.write("finished")
     show.closing(summary["results"], summary["best_step"], verdicts, directory)
     return summary
-
-
-def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
-    """Run the checks of `preflight`. Raises ConfigError when training cannot work."""
-    nodes = bench.cfg.preflight.get("checks") or {}
-    if not nodes:
-        return []
-    from trainlab.checks import preflight  # a room: only for runs that ask for it
-
-    checks = {name: bench.door(node) for name, node in nodes.items()}
-    stop = bench.cfg.preflight.on_fail == "stop"
-    return preflight(checks, partial(bench.fresh, plain=True), stop, directory, show)
-
-
-def drawn(trainer: Trainer) -> list[float]:
-    """lr at 200 places of the training."""
-    places = range(0, trainer.steps, max(trainer.steps // 200, 1))
-    return [trainer.lrs[0] * trainer.schedule(step, trainer.steps) for step in places]
 
 
 def cadences(cfg: DictConfig, per_epoch: int) -> Every:

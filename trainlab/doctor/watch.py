@@ -19,6 +19,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any) -> Iterator[None]:
     TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same."""
     directory = log.path.parent
     if trainer.at == 0:
+        log.curve("schedule/lr", drawn(trainer))
         log.scalars(0, compared_with(bench, trainer))
     try:
         yield
@@ -32,6 +33,12 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any) -> Iterator[None]:
         show.notes(shown(found))
         log.text("findings", card(found))
         log.sync()
+
+
+def drawn(trainer: Any) -> list[float]:
+    """lr at 200 places of the training."""
+    places = range(0, trainer.steps, max(trainer.steps // 200, 1))
+    return [trainer.lrs[0] * trainer.schedule(step, trainer.steps) for step in places]
 
 
 @torch.no_grad()
