@@ -120,6 +120,23 @@ class Bench:
         rules |= {"factors": rules.pop("lr"), "decays": rules.pop("decay")}
         return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
+    def cadences(self, per_epoch: int) -> Every:
+        """An integer is steps, `2ep` is epochs."""
+
+        def steps(name: str) -> int:
+            text = str(self.cfg[name].every or 0)
+            return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
+
+        return Every(*map(steps, ("log", "evaluate", "probe", "checkpoint")))
+
+    def dead_units(self, trainer: Trainer) -> dict[str, float]:
+        """Share of dead units of each activation, counted with every validation."""
+        if "activation" not in self.cfg.probe:
+            return {}
+        from trainlab.probes.activation import dead
+
+        return dead(trainer.model, trainer.validation)
+
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Loss and accuracy of every split, in file order."""
         splits = {name: getattr(self.splits, name) for name in ("train", "val", "test")}
@@ -178,7 +195,7 @@ def train(
             log.text("recipe", words.card(cfg, choices))
             log.curve("schedule/lr", drawn(trainer))
         watch = Watch(
-            rows=partial(write_rows, bench, trainer, log, show),
+            rows=partial(write_rows, trainer, log, show),
             probe=probes(bench, log),
             save=keeper.save,
             after=partial(keeper.after, stop),
@@ -186,10 +203,10 @@ def train(
         if watch.probe is not None:
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 
-            stack.enter_context(watching(bench, trainer, log, show))
+            watch = stack.enter_context(watching(bench, trainer, log, show, watch))
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
-        trainer.fit(cadences(cfg, trainer.batches.per_epoch), watch)
+        trainer.fit(bench.cadences(trainer.batches.per_epoch), watch)
         show.stop()
         if bench.device.type == "cpu":
             show.threads_hint(cfg.threads, trainer.at)
@@ -221,29 +238,13 @@ def drawn(trainer: Trainer) -> list[float]:
     return [trainer.lrs[0] * trainer.schedule(step, trainer.steps) for step in places]
 
 
-def cadences(cfg: DictConfig, per_epoch: int) -> Every:
-    """An integer is steps, `2ep` is epochs."""
-
-    def steps(cadence: int | str | None) -> int:
-        text = str(cadence or 0)
-        return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
-
-    return Every(*(steps(cfg[name].every) for name in ("log", "evaluate", "probe", "checkpoint")))
-
-
 def write_rows(
-    bench: Bench, trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
+    trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
 ) -> None:
-    """One row to the log and the screen; dead units are counted with every validation."""
+    """One row to the log and the screen."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
-    row |= trainer.extra_row()
-    if "val/loss" in row and "activation" in bench.cfg.probe:
-        from trainlab.probes.activation import dead
-
-        found = dead(trainer.model, trainer.validation)
-        row |= {f"activation_dead/{layer}": share for layer, share in found.items()}
-    log.scalars(step, row)
+    log.scalars(step, row | trainer.extra_row())
 
 
 def probes(
