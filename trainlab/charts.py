@@ -11,7 +11,7 @@ from trainlab import pictures
 Value = dict[str, Any]
 MOST = 256  # looks remembered, evenly spaced; of more every second one is dropped
 LINES = 48  # of a picture
-DRAWN = {4**k for k in range(2, 12)}  # looks after which pictures are drawn; and at the end
+DRAWN = {2 * 4**k for k in range(2, 12)}  # looks after which pictures are drawn; and at the end
 BANDS = (1e-4, 1e-3, 1e-1)  # of an update: too small below, usual, too large above
 PROFILES = {
     "activation_std": "std of the activations, over depth",
@@ -95,7 +95,8 @@ class Charts:
                 few = looks[:: -(-len(looks) // LINES)]
                 few = few if few[-1] is self.latest else [*few, self.latest]
                 lines = {look.step: line(look, quantity, layers) for look in few}
-                made[f"depth/{quantity}"] = pictures.profile(title, layers, lines)
+                bands = BANDS if quantity == "update_ratio" else ()
+                made[f"depth/{quantity}"] = pictures.profile(title, layers, lines, bands)
         if layers := names(self.latest, FLOW):
             ends = looks[0], self.latest
             pair = [line(look, FLOW, layers) for look in ends]

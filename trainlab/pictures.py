@@ -1,5 +1,5 @@
-"""Pictures of what the probes saw, drawn by PIL alone: each function gives the fields of an image
-in a Summary. L layers, T looks. Colours: viridis, early looks dark, late ones bright.
+"""Pictures of what the probes saw, drawn by PIL alone: each function gives the fields of a
+Summary's image. L layers, T looks. Colours: viridis, early looks dark, late ones bright.
 """
 
 import io
@@ -115,10 +115,18 @@ def packed(image: Any) -> dict[str, Any]:
     return size | {"encoded_image_string": file.getvalue()}
 
 
-def profile(title: str, layers: Sequence[str], lines: Mapping[int, Sequence[float]]) -> dict:
-    """{step: values (L,)}: one line a step over the depth. 0 and inf lie on the frame, nan parts
-    the line; those of the last step are named."""
-    plot = Plot(title, layers, [value for line in lines.values() for value in line])
+def profile(
+    title: str,
+    layers: Sequence[str],
+    lines: Mapping[int, Sequence[float]],
+    bands: Sequence[float] = (),
+) -> dict[str, Any]:
+    """{step: values (L,)}: one line a step over the depth. 0 and inf lie on the frame, nan is left
+    out; those of the last step are named. `bands` are values to compare with."""
+    plot = Plot(title, layers, [*(value for line in lines.values() for value in line), *bands])
+    for limit in bands:
+        y = plot.y(limit)
+        plot.draw.line((LEFT, y, WIDTH - RIGHT, y), fill=ALARM)
     steps = list(lines)
     for number, (step, line) in enumerate(lines.items()):
         last = step == steps[-1]
@@ -135,7 +143,9 @@ def profile(title: str, layers: Sequence[str], lines: Mapping[int, Sequence[floa
     return plot.png()
 
 
-def bars(title: str, layers: Sequence[str], steps: Sequence[int], lines: Sequence) -> dict:
+def bars(
+    title: str, layers: Sequence[str], steps: Sequence[int], lines: Sequence
+) -> dict[str, Any]:
     """Values (L,) of the last step as bars on a log axis, and those of the first as marks."""
     first, last = lines
     plot = Plot(title, layers, [*first, *last])
@@ -187,7 +197,7 @@ def rebinned(
     return np.log1p(np.stack(columns, 1)), low, high
 
 
-def heat_maps(title: str, steps: Sequence[int], layers: Mapping[str, Sequence]) -> dict:
+def heat_maps(title: str, steps: Sequence[int], layers: Mapping[str, Sequence]) -> dict[str, Any]:
     """The colourful dimension (fastai, Howard and Gugger 2020, chapter 13): for every layer its
     histograms (counts, low, high), one column a look, one row a value; red is not finite."""
     from PIL import Image, ImageDraw

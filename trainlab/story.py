@@ -122,6 +122,15 @@ class Bench:
         rules |= {"factors": rules.pop("lr"), "decays": rules.pop("decay")}
         return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
+    def cadences(self, per_epoch: int) -> Every:
+        """An integer is steps, `2ep` is epochs."""
+
+        def steps(name: str) -> int:
+            text = str(self.cfg[name].every or 0)
+            return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
+
+        return Every(*map(steps, ("log", "evaluate", "probe", "checkpoint")))
+
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Loss and accuracy of every split, in file order, preprocessed as the trainer has it."""
         other = trainer.validation.preprocess
@@ -175,9 +184,9 @@ def chapters(
     cfg: DictConfig,
     directory: Path,
     door: Callable,
-    choices: dict[str, Any],
-    prepare: Callable = prepare,
-    preflight: Callable = preflight,
+    choices: dict,
+    prepare=prepare,
+    check=preflight,
 ) -> Iterator[tuple[Trainer, Every, Watch]]:
     """The same, but for `trainer.fit(every, watch)`: yields these three once, and goes on when the
     Trainer is at its end. So a stack of runs is told by the very same lines."""
@@ -204,7 +213,7 @@ def chapters(
         status.write("running")  # from here on this start is the run's
         durable.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         bench.preprocess.keep(directory)
-        verdicts = preflight(bench, directory, show)
+        verdicts = check(bench, directory, show)
         world.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.take_up(directory, saved, trainer)
@@ -213,7 +222,7 @@ def chapters(
         if rows == 0:
             log.text("recipe", words.card(cfg, choices))
         watch = Watch(
-            rows=partial(write_rows, bench, trainer, log, show),
+            rows=partial(write_rows, trainer, log, show),
             probe=probes(bench, log),
             save=keeper.save,
             after=partial(keeper.after, stop),
@@ -221,10 +230,10 @@ def chapters(
         if watch.probe is not None:
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 
-            stack.enter_context(watching(bench, trainer, log, show))
+            watch = stack.enter_context(watching(bench, trainer, log, show, watch))
         show.start(trainer.at, trainer.steps)
         stack.callback(show.stop)
-        yield trainer, cadences(cfg, trainer.batches.per_epoch), watch
+        yield trainer, bench.cadences(trainer.batches.per_epoch), watch
         show.stop()
         if bench.device.type == "cpu":
             show.threads_hint(cfg.threads, trainer.at)
@@ -238,29 +247,13 @@ def chapters(
     return summary
 
 
-def cadences(cfg: DictConfig, per_epoch: int) -> Every:
-    """An integer is steps, `2ep` is epochs."""
-
-    def steps(cadence: int | str | None) -> int:
-        text = str(cadence or 0)
-        return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
-
-    return Every(*(steps(cfg[name].every) for name in ("log", "evaluate", "probe", "checkpoint")))
-
-
 def write_rows(
-    bench: Bench, trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
+    trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
 ) -> None:
-    """One row to the log and the screen; dead units are counted with every validation."""
+    """One row to the log and the screen."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
-    row |= trainer.extra_row()
-    if "val/loss" in row and "activation" in bench.cfg.probe:
-        from trainlab.probes.activation import dead
-
-        found = dead(trainer.model, trainer.validation)
-        row |= {f"activation_dead/{layer}": share for layer, share in found.items()}
-    log.scalars(step, row)
+    log.scalars(step, row | trainer.extra_row())
 
 
 def probes(

@@ -1,38 +1,69 @@
 """Beside a run that trains: what is to be compared with at its start, the findings at its end."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from trainlab.doctor.cost import Cost, told
 from trainlab.doctor.examine import examine, keep
 from trainlab.doctor.finding import card, shown
 from trainlab.errors import NonFiniteError
 from trainlab.taps import eager, unmoved
-from trainlab.train import evaluating
+from trainlab.train import Watch, evaluating
 
 
 @contextmanager
-def watching(bench: Any, trainer: Any, log: Any, show: Any) -> Iterator[None]:
-    """Inside, the run trains. However it ends, the findings are kept, shown and sent to
-    TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same."""
-    directory = log.path.parent
+def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Iterator[Watch]:
+    """Inside, the run trains under the Watch that is given, which counts dead units too. However
+    it ends, the findings are kept, shown and sent to TensorBoard. They follow from metrics.jsonl
+    alone, so a resumed run has the same. What watching cost is said where it is much."""
+    directory, events = log.path.parent, log.events
+    before, begun, at = events.seconds, time.perf_counter(), trainer.at
+    cost = Cost(events)
+
+    def rows(step: int, values: dict[str, torch.Tensor]) -> None:
+        with cost.also():
+            found = dead_units(bench, trainer) if "val/loss" in values else {}
+        watch.rows(step, values | {f"activation_dead/{layer}": s for layer, s in found.items()})
+
     if trainer.at == 0:
         log.curve("schedule/lr", drawn(trainer))
-        log.scalars(0, compared_with(bench, trainer))
+        with cost.also():
+            log.scalars(0, compared_with(bench, trainer))
     try:
-        yield
+        yield replace(watch, rows=rows, probe=partial(cost.look, watch.probe))
     except NonFiniteError:
         log.scalars(broken_at(trainer), {"train/loss": float("nan")})
         raise
     finally:
         log.flush()
-        found = examine(directory)
-        keep(directory, found)
-        show.notes(shown(found))
-        log.text("findings", card(found))
-        log.sync()
+        cost.inside += events.seconds - before
+        before = events.seconds
+        with cost.also():
+            found = examine(directory)
+            keep(directory, found)
+            show.notes(shown(found))
+            log.text("findings", card(found))
+            log.sync()
+        cost.beside += events.seconds - before  # the last pictures
+        every = bench.cadences(trainer.batches.per_epoch).probe
+        seconds = time.perf_counter() - begun
+        if every:
+            show.notes(told(cost, seconds, every, at, trainer.at))
+
+
+def dead_units(bench: Any, trainer: Any) -> dict[str, float]:
+    """Share of dead units of each activation, counted with every validation."""
+    if "activation" not in bench.cfg.probe:
+        return {}
+    from trainlab.probes.activation import dead
+
+    return dead(trainer.model, trainer.validation)
 
 
 def drawn(trainer: Any) -> list[float]:
