@@ -17,6 +17,7 @@ STD, MEAN = 3.0, 1.0  # beyond them inputs are not normalised; raw digits have m
 TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other data
 TINY = 0.05  # std: the same
 BALANCE = 0.8  # entropy of the labels over ln K
+WIDER = 1.1  # std of a feature in training over that in validation, and what chance adds
 CONSTANT = 0.5  # of the features
 SORTED = 0.3  # of the way from a random batch to a batch of one class
 EXPECTED = f"|mean| < {MEAN:g}, std < {STD:g}; balanced, shuffled, alike in train and validation"
@@ -42,6 +43,9 @@ def data_card(fresh: Fresh) -> Verdict:
         advice = "look at the data and its preprocessing: one image stands for all"
         saw = f"all {len(x)} samples are the same; {saw}"
         return verdict(FAIL, saw, advice=advice, cause="data.constant_input")
+    if trainer.validation is not None and (told := _noisy(x, trainer.validation)):
+        advice = "noise that validation does not have: look at what reads the training inputs"
+        return verdict(WARN, f"{told}; {saw}", advice=advice, cause="data.noisy_input")
     if std > STD or abs(mean) > MEAN or abs(mean) > TWICE * std or std < TINY:
         twice = std < 1
         advice = "normalised twice, or with statistics of other data" if twice else "not normalised"
@@ -70,6 +74,20 @@ def data_card(fresh: Fresh) -> Verdict:
 def _moments(x: Tensor) -> list[float]:
     """mean, std, least and largest."""
     return torch.stack([x.mean(), x.std(), *x.aminmax()]).tolist()
+
+
+def _noisy(x: Tensor, validation: Callable) -> str:
+    """By how much most features of x (N, F) vary more than in validation, about the same mean, in
+    words, or nothing."""
+    other = sample(validation)[0].flatten(1)
+    wide, usual = x.flatten(1).std(0), other.std(0)
+    size = other.std()
+    if not (x.mean() - other.mean()).abs() < 0.5 * size:
+        return ""
+    ratio = float((wide / usual.clamp_min(0.01 * float(size))).median())
+    if not ratio > WIDER + 4 / math.sqrt(2 * len(other)):
+        return ""
+    return f"the features vary {ratio:.2f} times as much as in validation"
 
 
 def _shifted(validation: Callable, mean: float, std: float) -> str:

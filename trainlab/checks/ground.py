@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainlab.data.batches import Batches
+from trainlab.data.splits import Split
 from trainlab.train import Trainer, classes_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -42,6 +44,13 @@ def sample(batches: Callable) -> tuple[Tensor, Tensor]:
     most = max(2, min(2048, 2**24 // batches(0)[0][0].numel()))
     xs, ys = zip(*one_pass(batches, most), strict=True)
     return torch.cat(xs), torch.cat(ys)
+
+
+def in_file_order(batches: Callable) -> Callable:
+    """The same samples, not shuffled, where that can be had."""
+    if not isinstance(batches, Batches):
+        return batches
+    return Batches.in_order(Split(batches.x, batches.y), batches.preprocess, 512)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ def input_ignored(fresh: Fresh) -> Verdict:
     with no_dropout(model):
         mixed = bool(_gradients(model, x)[1].any())
     with evaluating(model):
+        own = any(_of_the_batch(module) for module in model.modules())
         for draw in range(DRAWS):
             if draw:
                 redraw(model)
@@ -42,7 +43,8 @@ def input_ignored(fresh: Fresh) -> Verdict:
     if leak > 1e-6:
         saw = f"an output depends on other images of the batch, {leak:.2g} as much as on its own"
         advice = "look in forward for a mean, view, roll or norm over the batch dimension"
-        expected, cause = "no influence in evaluation mode", "graph.batch_leak"
+        expected = "no influence in evaluation mode"
+        cause = "norm.mode" if own else "graph.batch_leak"
         return Verdict("batch_leak", FAIL, saw, expected, advice, cause=cause)
     varying, ignored = int(varies.sum()), int(suspect.sum())
     expected = "every feature that varies has an influence"
@@ -57,6 +59,12 @@ def input_ignored(fresh: Fresh) -> Verdict:
         return verdict(WARN, saw, expected, advice, cause="graph.input_ignored")
     other = " (in training they have one, as batch norm has)" if mixed else ""
     return verdict(PASS, f"{saw}, and images none on each other{other}", expected)
+
+
+def _of_the_batch(module: nn.Module) -> bool:
+    """Whether this is a batch norm that goes by the batch at hand, also in evaluation."""
+    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return norm and (module.training or module.running_mean is None)
 
 
 def _gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ N samples, F features, K classes.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import sample
-from trainlab.data.batches import Batches
-from trainlab.data.splits import Split
+from trainlab.checks.ground import in_file_order, sample
 
 SHIFTS = 3  # positions to either side
 RIDGE = 1.0  # of kernel entries near 1
@@ -59,7 +56,7 @@ def label_shift(fresh: Fresh) -> Verdict:
     nothing to do with the inputs, as far as so many samples tell.
     """
     trainer, verdict = fresh(), partial(Verdict, "label_shift", expected=EXPECTED)
-    x, y = sample(_in_file_order(trainer.batches))
+    x, y = sample(in_file_order(trainer.batches))
     if len(x) < LEAST or not x.isfinite().all():
         return verdict(SKIPPED, f"{len(x)} samples, or not all finite: too few to tell")
     x, classes = x.flatten(1).float(), int(y.max()) + 1
@@ -93,13 +90,6 @@ def label_shift(fresh: Fresh) -> Verdict:
         advice = "labels look random: check how they are read and joined"
         return verdict(WARN, saw, advice=advice, cause="data.labels_random")
     return verdict(PASS, saw)
-
-
-def _in_file_order(batches: Callable) -> Callable:
-    """The same samples, not shuffled, where that can be had."""
-    if not isinstance(batches, Batches):
-        return batches
-    return Batches.in_order(Split(batches.x, batches.y), batches.preprocess, 512)
 
 
 def _renumbered(guess: Tensor, y: Tensor, classes: int) -> str:

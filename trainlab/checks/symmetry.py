@@ -41,8 +41,8 @@ def symmetry(fresh: Fresh) -> Verdict:
     saw += f"{ranks[lowest]:.1f} ({lowest}), of the input {rich:.1f}"
     expected = f"no twins, a rank above {RANK:g}"
     if twins[most] == 1:
-        blank = all(not p.any() for p in trainer.params if p.dim() > 1)
-        cause = "init.zero" if blank else "init.symmetric"
+        dead = not next(c for c in calls if c.name == most).grad.any()
+        cause = _cause([p for p in trainer.params if p.dim() > 1], dead)
         return verdict(FAIL, f"{saw}: they can never differ", expected, ADVICE, cause=cause)
     if twins[most] > 0.5:
         return verdict(WARN, saw, expected, ADVICE, cause="init.symmetric")
@@ -50,6 +50,14 @@ def symmetry(fresh: Fresh) -> Verdict:
         advice = f"the layers pass one direction on: {ADVICE}, activation=relu, or norm=batch"
         return verdict(WARN, saw, expected, advice, cause="act.no_signal")
     return verdict(PASS, saw, expected)
+
+
+def _cause(weights: list[Tensor], dead: bool) -> str:
+    """Weights that are one number each, or units that differ and are off alike."""
+    if not any(p.any() for p in weights):
+        return "init.zero"
+    alike = any(p.numel() > 1 and p.min() == p.max() for p in weights[:-1])
+    return "act.dead" if dead and not alike else "init.symmetric"
 
 
 def _values(call: Layer) -> Tensor:

@@ -15,13 +15,14 @@ GAP = FAR_OFF | {"data.labels_random", "norm.mode"}
 SIZES = {"init.too_large", "init.too_small", "init.mismatch"}
 RATES = {"optim.lr_high", "optim.lr_low", "optim.eps", "optim.overclipped", "optim.few_updates"}
 SYMPTOMS = DEATH | BLOW_UP | GAP | RATES
+LABELS = {"data.label_noise", "data.noisy_input", "data.renumbered", "loss.mismatch"}
 # no such fault leaves the curves, the sizes or the probes of a network alone
 ROOTS = """
     data.nonfinite data.constant_input data.unnormalised data.double_norm data.misaligned
     graph.input_ignored loss.sign loss.penalty loop.no_zero_grad loop.param_not_updated loop.mode
     arch.output_activation arch.double_softmax
 """.split()  # noqa: SIM905
-EXPLAINS = dict.fromkeys(ROOTS, SYMPTOMS | SIZES | {"data.label_noise", "data.noisy_input"}) | {
+EXPLAINS = dict.fromkeys(ROOTS, SYMPTOMS | SIZES | LABELS) | {
     "init.zero": SYMPTOMS | SIZES | {"init.symmetric", "arch.linear", "loop.param_not_updated"},
     "init.symmetric": SYMPTOMS | SIZES,
     "graph.batch_leak": GAP | {"norm.mode", "loop.mode"},

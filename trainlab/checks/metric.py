@@ -1,0 +1,53 @@
+"""Is what is counted as right what is right? Named by conf/preflight/. B batch, K classes."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
+from trainlab.checks.ground import no_classes, no_dropout
+from trainlab.train import classes_of, evaluating
+
+
+def metric(fresh: Fresh) -> Verdict:
+    """What the trainer counts in a step and in an evaluation, against the largest output of each
+    sample, counted here one by one."""
+    trainer, verdict = fresh(), partial(Verdict, "metric", expected="the same count")
+    x, y = trainer.batches(0)
+    with no_dropout(trainer.model):
+        with torch.no_grad():
+            parts = x.tensor_split(min(trainer.accumulate, len(y)))
+            z = torch.cat([trainer.forward(part) for part in parts])
+        if reason := no_classes(z, classes_of(y)):
+            return verdict(SKIPPED, reason)
+        trainer.step(x, y)
+    if not trainer.record:
+        return verdict(SKIPPED, "the step that was passed counts nothing")
+    least, most, told = *_right(z, y), int(trainer.record[-1][1])
+    saw = f"{told} of {len(y)} right in a batch, counted here {_shown(least, most)}"
+    batches = trainer.validation
+    if least <= told <= most and batches is not None:
+        share = float(trainer.evaluate(batches)["accuracy"])
+        with torch.no_grad(), evaluating(trainer.model):
+            pairs = map(batches, range(batches.per_epoch))
+            counts = [(*_right(trainer.forward(x), y), len(y)) for x, y in pairs]
+        least, most, size = map(sum, zip(*counts, strict=True))
+        told = round(share * size)
+        saw += f"; {told} in validation, counted here {_shown(least, most)}"
+    if not least <= told <= most:
+        advice = "accuracy is the share of samples whose largest output is their class: argmax(-1)"
+        return verdict(FAIL, saw, advice=advice, cause="metric.inconsistent")
+    return verdict(PASS, saw)
+
+
+def _right(z: Tensor, y: Tensor) -> tuple[int, int]:
+    """How many of logits (B, K) are right, ties not counted and counted."""
+    pairs = list(zip(z.tolist(), classes_of(y).tolist(), strict=True))
+    first = [row[label] == max(row) for row, label in pairs]
+    alone = [row.count(row[label]) == 1 for row, label in pairs]
+    return sum(a and b for a, b in zip(first, alone, strict=True)), sum(first)
+
+
+def _shown(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} .. {most}, with ties"

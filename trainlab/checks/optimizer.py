@@ -1,0 +1,168 @@
+"""Do the optimizer's settings fit each other and the gradient? Named by conf/preflight/."""
+
+import math
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from trainlab.checks import PASS, WARN, Fresh, Verdict
+from trainlab.train import Trainer
+
+LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
+EPS = 5.0  # times the root of the second moment; eps is meant to be far below it
+DECAY = 1.0  # what decay does in a step, of what the gradient does
+SHRINKS = 1.0  # e-folds by which decay alone shrinks the weights over the training
+CUT = 0.01  # of a gradient's norm is left
+EARLY = 0.2  # of the steps, within which lr has fallen for good below 1 % of its peak
+UPDATES, PER_EPOCH, LARGE = 100, 10, 64  # fewer updates than the first two, of larger batches
+EXPECTED = f"updates within {CRAWL:g} .. {LEAP:g} of the weights"
+
+
+def optimizer(fresh: Fresh) -> Verdict:
+    """The first update at full lr (warm-up undone), with its weight decay and without; the share of
+    the gradient that clipping leaves; Adam's eps beside its second moment; the curve of lr."""
+    trainer, verdict = fresh(), partial(Verdict, "optimizer", expected=EXPECTED)
+    curve = _curve(trainer)
+    if told := _ends_early(curve):
+        advice = "schedule=warmup_cosine: factors are of the step among all steps, not epochs"
+        return verdict(WARN, told, advice=advice, cause="sched.wrong_unit")
+    if told := _few(trainer):
+        size = max(8, len(trainer.batches(0)[1]) // 8)
+        return verdict(WARN, told, advice=f"batch_size={size}", cause="optim.few_updates")
+    left = _clipped(trainer)
+    if left < CUT:
+        saw = f"clipping leaves {left:.1g} of the gradient's norm: the limit is the lr"
+        return verdict(WARN, saw, advice="a limit near the usual norm, or none: clip.norm=null",
+                       cause="optim.overclipped")  # fmt: skip
+    whole, plain, before = (
+        _first(fresh, max(curve)),
+        _first(fresh, max(curve), False),
+        _sizes(fresh),
+    )
+    ratios = [_norm(u) / b for u, b in zip(plain.updates, before, strict=True) if b > 0]
+    size = median(ratios) if ratios else math.nan
+    saw = f"the first update at full lr is {size:.2g} of the weights"
+    if plain.eps > EPS:
+        saw = f"eps is {plain.eps:.1g} times the root of the second moment; {saw}"
+        return verdict(WARN, saw, advice="optim.eps=1e-8", cause="optim.eps")
+    if told := _decayed(fresh(), whole.updates, plain.updates, before, sum(curve) / len(curve)):
+        advice = "optim.weight_decay=0.0001 penalty.l2=0"
+        return verdict(WARN, f"{told}; {saw}", advice=advice, cause="reg.weight_decay_high")
+    lr = max(map(float, trainer.lrs))
+    if size > LEAP:
+        advice = f"optim.lr={lr * 0.01 / size:.1g}"
+        return verdict(WARN, saw, advice=advice, cause="optim.lr_high")
+    if 0 < size < CRAWL:
+        advice = f"optim.lr={lr * 1e-3 / size:.1g}"
+        return verdict(WARN, saw, advice=advice, cause="optim.lr_low")
+    return verdict(PASS, saw)
+
+
+class Update:
+    """What one step did: its updates of the weights, and eps over the root of the second moment."""
+
+    def __init__(self, updates: list[Tensor], eps: float):
+        self.updates, self.eps = updates, eps
+
+
+def _weights(trainer: Trainer) -> list[Tensor]:
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    return [p for p in trainer.params if p.dim() > 1 and id(p) in held]
+
+
+def _norm(t: Tensor) -> float:
+    return float(t.double().norm())
+
+
+def _sizes(fresh: Fresh) -> list[float]:
+    return [_norm(p.detach()) for p in _weights(fresh())]
+
+
+def _first(fresh: Fresh, factor: float, decay: bool = True) -> Update:
+    """The first step at `factor` times lr, also without weight decay and penalty."""
+    trainer = fresh()
+    trainer.schedule = lambda step, steps: factor
+    if not decay:
+        trainer.penalty = None
+        for group in trainer.optimizer.param_groups:
+            group.update({"weight_decay": 0.0} if "weight_decay" in group else {})
+    before = [p.detach().clone() for p in _weights(trainer)]
+    trainer.train_mode(trainer.model)
+    torch.manual_seed(0)  # the same dropout masks both times
+    trainer.step(*trainer.batches(0))
+    updates = [p.detach() - b for p, b in zip(_weights(trainer), before, strict=True)]
+    return Update(updates, _eps(trainer))
+
+
+def _eps(trainer: Trainer) -> float:
+    """eps over the rms of the gradient, of the Adam family and RMSprop; else 0."""
+    found = 0.0
+    for group in trainer.optimizer.param_groups:
+        second = "betas" in group or "alpha" in group
+        grads = [p.grad.flatten() for p in group["params"] if p.grad is not None and p.dim() > 1]
+        if second and grads and group.get("eps", 0) > 1e-4:
+            rms = float(torch.cat(grads).double().square().mean().sqrt())
+            found = max(found, group["eps"] / max(rms, 1e-12))
+    return found
+
+
+def _decayed(
+    trainer: Trainer, whole: list[Tensor], plain: list[Tensor], before: list[float], mean: float
+) -> str:
+    """How decay compares with what the gradient does, in words where it is far more, or nothing.
+
+    `mean` is the mean factor of the schedule; a momentum m makes each step 1 / (1 - m) as long.
+    """
+    shares, folds = [], []
+    momentum = max(float(g.get("momentum", 0) or 0) for g in trainer.optimizer.param_groups)
+    for w, p, size in zip(whole, plain, before, strict=True):
+        if size > 0 and _norm(p) > 0:
+            shares.append(_norm(w - p) / _norm(p))
+            folds.append(_norm(w - p) / size * mean * trainer.steps / (1 - min(momentum, 0.99)))
+    if not shares or not (median(shares) > DECAY and median(folds) > SHRINKS):
+        return ""
+    return f"weight decay moves the weights {median(shares):.2g} times as far as the gradient does"
+
+
+def _clipped(trainer: Trainer) -> float:
+    """Norm of the clipped gradient over that of the gradient; 1 where nothing clips."""
+    if trainer.clip is None:
+        return 1.0
+    trainer.train_mode(trainer.model)
+    x, y = trainer.batches(0)
+    grads = torch.autograd.grad(
+        trainer.criterion(trainer.model(x), y), trainer.params, allow_unused=True
+    )
+    held = [(g, p) for g, p in zip(grads, trainer.params, strict=True) if g is not None]
+    bounded, _ = trainer.clip([g.clone() for g, _ in held], [p for _, p in held])
+    sizes = (torch.cat([g.flatten() for g in each]) for each in (bounded, [g for g, _ in held]))
+    cut, full = map(_norm, sizes)
+    return cut / full if full > 0 else 1.0
+
+
+def _curve(trainer: Trainer) -> list[float]:
+    """The factor of the schedule at up to 200 places of the training."""
+    steps = trainer.steps
+    places = range(0, steps, max(steps // 200, 1))
+    return [float(trainer.schedule(step, steps)) for step in places] or [1.0]
+
+
+def _ends_early(curve: list[float]) -> str:
+    top = max(curve)
+    alive = [place for place, factor in enumerate(curve) if factor > 0.01 * top]
+    if len(curve) < 20 or not top > 0 or alive[-1] + 1 > EARLY * len(curve):
+        return ""
+    share = (alive[-1] + 1) / len(curve)
+    return f"after {share:.0%} of the training lr stays below 1 % of its peak"
+
+
+def _few(trainer: Trainer) -> str:
+    each, size = getattr(trainer.batches, "per_epoch", None), len(trainer.batches(0)[1])
+    inside = max(group.get("max_iter", 1) for group in trainer.optimizer.param_groups)  # L-BFGS
+    if each is None or inside > 1 or size <= LARGE:
+        return ""
+    if each >= PER_EPOCH or trainer.steps >= UPDATES:
+        return ""
+    return f"{trainer.steps} updates in all, {each} an epoch, of batches of {size}"
