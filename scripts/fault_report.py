@@ -357,7 +357,7 @@ def report(rows: list[Row]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def draw(rows: list[Row], path: Path, cell: int = 22) -> None:
+def draw(rows: list[Row], path: Path, cell: int = 26) -> None:
     """Planted x first name of the effective and healthy runs of pool "report", as a PNG. Green: a
     right name; red: a wrong one, or nothing for a fault; grey: nothing for a healthy run."""
     from PIL import Image, ImageDraw, ImageFont
