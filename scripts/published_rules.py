@@ -3,9 +3,10 @@
 They are not the tools: those are Keras 2.2 and TensorFlow 1.14. Thresholds are those of the public
 code (AutoTrainer/utils/monitor.py; DeepDiagnosis callbacks.py; deep_checker/config/settings.yaml).
 Same for all: an "epoch" is a true one if 6 fit into the run, else 25 steps or a sixth of the run;
-the training loss is the mean of its steps, the training accuracy that of the first 8 batches, which
-stay the same, in evaluation mode; validation is its first batch; layers are activation calls and
-the logits. B batch, U units.
+the training loss is the mean of its steps, the training accuracy that of the first 256 samples in
+evaluation mode; gradients and activations are those of the first batch (of 32 samples at least) in
+evaluation mode; validation is its first batch; layers are activation calls and the logits.
+B batch, U units.
 
 AUTOTRAINER (Zhang et al. 2021): judged at half of the run, and later once learning is slow or the
 loss abnormal; the first diagnosis stands, as its repair would begin. Gradients are checked each
@@ -13,19 +14,21 @@ epoch, not each third, and one hit is enough. No check of Keras' loss and output
 DeepDiagnosis (Wardat et al. 2022): the first symptom stands. Conv weights are judged as dense ones.
 "out of range" stays out: torch's cross entropy takes logits, where it always fires.
 TheDeepChecker (Ben Braiek and Khomh 2022): its checks run on the training itself, not on 16 samples
-to be overfitted; on one fixed batch, not a buffer of 10; update ratios are those of one step in 25.
+to be overfitted; on one fixed batch, not a buffer of 10; update ratios are those of one step an
+epoch, and slow or fast is their geometric mean so far, or the tail of every schedule were slow.
 Left out: biases' initial values, the 1,000 step fit, numerical gradients, CKA, and the output's
 sum (logits again). Saturation takes the activation's own range, where the original takes [0, 1].
 """
 
 from dataclasses import dataclass, replace
 from math import exp, isfinite, log
+from statistics import geometric_mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainlab.taps import Sight, look, unmoved
+from trainlab.taps import Sight, eager, look, unmoved
 from trainlab.train import Trainer, classes_of, evaluating, hits
 
 BLOWN = "grad.exploding init.too_large init.mismatch optim.lr_high optim.lr_mismatch"
@@ -114,8 +117,8 @@ class Published:
     def before(self, trainer: Trainer) -> None:
         sixth, whole = max(1, trainer.steps // 6), trainer.batches.per_epoch
         self.every = whole if 10 <= whole <= sixth else min(self.most, sixth)
-        self.drawn = [trainer.batches(i) for i in range(min(8, trainer.batches.per_epoch))]
-        self.x, self.y = self.drawn[0]
+        self.many = _first(trainer, 256)
+        self.x, self.y = _first(trainer, 32)
         self.record: list[tuple] = []
         self.last_record: Any = None
         self.looked, self.old, self.moves = -1, [], []
@@ -126,7 +129,7 @@ class Published:
         }
         with evaluating(trainer.model):
             sight = look(trainer.model, trainer.objective, self.x, self.y)
-        self.rules["thedeepchecker"].prepare(trainer, sight, self.drawn)
+        self.rules["thedeepchecker"].prepare(trainer, sight, *self.many)
 
     def watch(self, trainer: Trainer) -> None:
         """After every step. `interval` may have emptied the record; then that one step is lost."""
@@ -154,12 +157,13 @@ class Published:
             sight = look(trainer.model, trainer.objective, self.x, self.y)
             x, y = trainer.validation(0) if trainer.validation is not None else (self.x, self.y)
             with torch.no_grad():
-                logits = trainer.model(x)
+                model, (many, labels) = eager(trainer.model), self.many
+                logits = model(x)
                 val = trainer.criterion(logits, y), hits(logits, y) / len(y)
-                right = [hits(trainer.model(x), y) / len(y) for x, y in self.drawn]
+                accuracy = float(hits(model(many), labels) / len(labels))
         if self.moves:
             sight.updates = dict(zip(sight.params, self.moves, strict=True))
-        loss, accuracy = _mean(self.record), float(sum(right) / len(right))
+        loss = _mean(self.record)
         self.record, self.moves = [], []
         epoch = Epoch(
             trainer.at / trainer.steps, trainer.at + self.every > trainer.steps, loss, accuracy,
@@ -167,6 +171,16 @@ class Published:
         )  # fmt: skip
         for rules in self.rules.values():
             rules.epoch(epoch)
+
+
+def _first(trainer: Trainer, least: int) -> tuple[Tensor, Tensor]:
+    """The first batches that are at least so many samples, or an epoch."""
+    drawn, step = [trainer.batches(0)], 1
+    while step < trainer.batches.per_epoch and sum(len(y) for _, y in drawn) < least:
+        drawn.append(trainer.batches(step))
+        step += 1
+    xs, ys = zip(*drawn, strict=True)
+    return torch.cat(xs), torch.cat(ys)
 
 
 def _mean(record: list[tuple]) -> float:
@@ -363,24 +377,24 @@ class TheDeepChecker(Rules):
         self.sizes: dict[str, list[float]] = {}  # mean |tensor| of each look, by kind and name
         self.perfect = self.constant = self.heavy = 0
 
-    def prepare(self, trainer: Trainer, sight: Sight, drawn: list[tuple]) -> None:
-        """Data and initial state. Features are taken together, as its images are; 8 batches."""
-        y = drawn[0][1]
-        x = torch.cat([x for x, _ in drawn]).float()
-        std, mean, low, high = (float(v) for v in (x.std(), x.mean(), x.min(), x.max()))
+    def prepare(self, trainer: Trainer, sight: Sight, x: Tensor, y: Tensor) -> None:
+        """Data (the first samples) and initial state. Features are taken together, as its images
+        are."""
+        std, mean, low, high = (v.item() for v in (x.std(), x.mean(), x.min(), x.max()))
         scaled = abs(high - 1) <= 0.01 and min(abs(low), abs(low + 1)) <= 0.01
         self.tell("features_constant", std == 0)
         standard = abs(std - 1) <= 0.01 and abs(mean) <= 0.01
         self.tell("features_unnormalized", std != 0 and not scaled and not standard)
         logits = sight.layers[-1].out
         classes = logits.shape[-1]
-        counts = torch.bincount(torch.cat([classes_of(y) for _, y in drawn]), minlength=classes)
+        counts = torch.bincount(classes_of(y), minlength=classes)
         shares = counts[counts > 0] / counts.sum()
         perplexity = exp(-float((shares * shares.log()).sum()))
         self.tell("unbalanced_labels", perplexity / classes < 0.5)
         self._init(sight)
         once, twice = (
-            float(trainer.criterion(torch.cat([logits] * n), torch.cat([y] * n))) for n in (1, 2)
+            float(trainer.criterion(logits.repeat(n, 1), torch.cat([y[: len(logits)]] * n)))
+            for n in (1, 2)
         )
         self.tell("poor_reduction_loss", once != 0 and abs(twice / once - 2) < 0.01)
         self.tell("poor_init_loss", not abs(once - log(classes)) < log(classes))
@@ -457,8 +471,10 @@ class TheDeepChecker(Rules):
                 continue
             ratio = update.abs().mean().item() / size
             self.tell("w_untrained", ratio == 0)
-            self.tell("w_fast", ratio > 0.1)
-            self.tell("w_slow", 0 < ratio < 1e-4)
+            ratios = self.sizes.setdefault(f"update of {name}", [])
+            ratios += [ratio] if ratio else []
+            self.tell("w_fast", bool(ratios) and geometric_mean(ratios) > 0.1)
+            self.tell("w_slow", bool(ratios) and geometric_mean(ratios) < 1e-4)
 
     def _losses(self, now: Epoch) -> None:
         losses = [e.loss for e in self.past]
