@@ -39,7 +39,7 @@ class Handmade(nn.Module):
 
 
 def handmade(
-    shape: Sequence[int], classes: int, activation: Callable, norm: Callable, **settings: Any
+    inputs: Sequence[int], classes: int, activation: Callable, norm: Callable, **settings: Any
 ) -> nn.Module:
     """As conf/model/mlp.yaml is called; activation and norm are its own."""
-    return Handmade(math.prod(shape), classes, settings["widths"])
+    return Handmade(math.prod(inputs), classes, settings["widths"])
