@@ -249,9 +249,9 @@ def key(row: dict[str, Any]) -> str:
 
 
 def attempt(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """`run`, where one that torch itself refuses (batch norm on one sample) does not end all."""
+    """`run`, twice for the pool that is reported, where one that torch itself refuses (batch norm on one sample) does not end all."""
     try:
-        return run(spec)
+        return run(spec, twice=spec["pool"] == "report")
     except Exception as error:
         print(f"\n{key(spec)}: {type(error).__name__}: {error}", file=sys.stderr)
         return None
