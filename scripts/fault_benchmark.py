@@ -249,7 +249,8 @@ def key(row: dict[str, Any]) -> str:
 
 
 def attempt(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """`run`, twice for the pool that is reported, where one that torch itself refuses (batch norm on one sample) does not end all."""
+    """`run`, twice for the pool that is reported. One that torch itself refuses (batch norm on one
+    sample) does not end the others."""
     try:
         return run(spec, twice=spec["pool"] == "report")
     except Exception as error:
