@@ -19,13 +19,13 @@ from urllib.request import urlopen
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-SIZE = (2150, 2750)  # five charts in a row, five panels high
+SIZE = (2150, 3140)  # five charts in a row, five panels high
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-sync", "--disable-background-networking", "--disable-component-update",
     "--hide-scrollbars",
 ]  # fmt: skip
-IMAGES = (1510, 1250)
+IMAGES = (1510, 1660)
 # Opens each category of images; how many are loaded.
 LOADED = """
 let loaded = 0;
@@ -51,7 +51,7 @@ const walk = (node) => node.querySelectorAll('*').forEach((child) => {
 });
 walk(document);
 return cards.map((card) => {
-  card._matchesListOpened = true;
+  card.set('_matchesListOpened', true);
   const matches = card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/);
   return [card.title, matches ? Number(matches[1]) : 0];
 });
@@ -119,6 +119,7 @@ def shoot(address: str, out: Path) -> list[tuple[str, int]]:
             return len(cards) > 0 and all(curves > 0 for _, curves in cards)
 
         until(drawn, "a chart stayed without a curve for 60 s")
+        driver.execute_script(CARDS)  # opens the lists of the cards that came last
         time.sleep(3)  # the animation
         driver.save_screenshot(str(out))
         return driver.execute_script(CARDS)
