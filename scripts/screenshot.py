@@ -1,4 +1,5 @@
-"""Screenshot of TensorBoard's four panels: python scripts/screenshot.py LOGDIR OUT.png
+"""Screenshot of TensorBoard's panels, or of its images where a third word says so:
+python scripts/screenshot.py LOGDIR OUT.png [images]
 
 Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium.
 Serves on 127.0.0.1 only, on a free port. Prints each chart with the number of its curves.
@@ -18,12 +19,25 @@ from urllib.request import urlopen
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-SIZE = (2150, 2260)  # five charts in a row, four panels high
+SIZE = (2150, 3140)  # five charts in a row, five panels high
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-sync", "--disable-background-networking", "--disable-component-update",
-    "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}",
+    "--hide-scrollbars",
 ]  # fmt: skip
+IMAGES = (1510, 1660)
+# Opens each category of images; how many are loaded.
+LOADED = """
+let loaded = 0;
+const walk = (node) => node.querySelectorAll('*').forEach((child) => {
+  const name = child.tagName.toLowerCase();
+  if (name === 'tf-category-paginated-view') child.opened = true;
+  if (name === 'img' && child.naturalWidth > 100) loaded += 1;
+  if (child.shadowRoot) walk(child.shadowRoot);
+});
+walk(document);
+return loaded;
+"""
 # The cards lie in nested shadow roots. Opens each category and each card's list of curves, and
 # gives [title, number of curves] of every card.
 CARDS = """
@@ -32,11 +46,12 @@ const walk = (node) => node.querySelectorAll('*').forEach((child) => {
   const name = child.tagName.toLowerCase();
   if (name === 'tf-category-paginated-view') child.opened = true;
   if (name === 'tf-custom-scalar-multi-line-chart-card') cards.push(child);
+  if (name === 'tf-custom-scalar-margin-chart-card') cards.push(child);
   if (child.shadowRoot) walk(child.shadowRoot);
 });
 walk(document);
 return cards.map((card) => {
-  card._matchesListOpened = true;
+  card.set('_matchesListOpened', true);
   const matches = card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/);
   return [card.title, matches ? Number(matches[1]) : 0];
 });
@@ -81,31 +96,52 @@ def until(done: Callable[[], bool], complaint: str, seconds: float = 60) -> None
         time.sleep(0.5)
 
 
-def shoot(address: str, out: Path) -> list[tuple[str, int]]:
-    """Open every panel, wait until each of its charts has a curve, write the picture."""
+@contextlib.contextmanager
+def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     with tempfile.TemporaryDirectory() as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        for flag in (*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"):
             options.add_argument(flag)
         driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         try:
-            driver.get(f"{address}/#custom_scalars")
-
-            def drawn() -> bool:
-                cards = driver.execute_script(CARDS)
-                return len(cards) > 0 and all(curves > 0 for _, curves in cards)
-
-            until(drawn, "a chart stayed without a curve for 60 s")
-            time.sleep(3)  # the animation
-            driver.save_screenshot(str(out))
-            return driver.execute_script(CARDS)
+            yield driver
         finally:
             driver.quit()
 
 
+def shoot(address: str, out: Path) -> list[tuple[str, int]]:
+    """Open every panel, wait until each of its charts has a curve, write the picture."""
+    with browser(*SIZE) as driver:
+        driver.get(f"{address}/#custom_scalars")
+
+        def drawn() -> bool:
+            cards = driver.execute_script(CARDS)
+            return len(cards) > 0 and all(curves > 0 for _, curves in cards)
+
+        until(drawn, "a chart stayed without a curve for 60 s")
+        driver.execute_script(CARDS)  # opens the lists of the cards that came last
+        time.sleep(3)  # the animation
+        driver.save_screenshot(str(out))
+        return driver.execute_script(CARDS)
+
+
+def shoot_images(address: str, out: Path) -> int:
+    """The images tab, every tag open; how many images it shows."""
+    with browser(*IMAGES) as driver:
+        driver.get(f"{address}/#images")
+        until(lambda: driver.execute_script(LOADED) > 0, "no image was shown for 60 s")
+        time.sleep(2)
+        driver.save_screenshot(str(out))
+        return driver.execute_script(LOADED)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         raise SystemExit(__doc__)
-    with tensorboard(Path(sys.argv[1])) as address:
-        for title, curves in shoot(address, Path(sys.argv[2])):
-            print(f"{title}: {curves} curves")
+    logdir, out = map(Path, sys.argv[1:3])
+    with tensorboard(logdir) as address:
+        if sys.argv[3:] == ["images"]:
+            print(f"{shoot_images(address, out)} images")
+        else:
+            for title, curves in shoot(address, out):
+                print(f"{title}: {curves} curves")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from trainlab import durable
 from trainlab import log as logs
 from trainlab.errors import CheckpointError, MachineError
-from trainlab.log import PANELS, Log, rows
+from trainlab.log import Log, rows
 
 
 def write(log, steps):
@@ -92,24 +93,120 @@ def test_the_rows_carry_no_clock_and_are_plain(tmp_path):
     assert math.isnan({tag: v for tag, _, v in scalars}["a/n"]) and histos == []
 
 
-def test_the_layout_has_four_panels_that_match_the_tags(tmp_path):
-    import re
-
+def layout(directory):
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+    *_, accumulator = seen(directory)
+    (written,) = accumulator.Tensors("custom_scalars__config__")
+    return Layout.FromString(written.tensor_proto.string_val[0])
+
+
+def test_the_layout_matches_every_tag_once(tmp_path):
+    with Log(tmp_path, probed=True) as log:
+        look(log, 1)
+        log.scalars(1, dict.fromkeys(("train/loss", "val/loss", "val/accuracy", "optim/lr"), 1.0))
+    found = layout(tmp_path)
+    assert [(c.title, c.closed) for c in found.category] == [
+        ("Health", False), ("Activations", True), ("Gradients", True), ("Updates", True),
+        ("Mean +- std", True),
+    ]  # fmt: skip
+    patterns = [tuple(c.multiline.tag) for group in found.category for c in group.chart]
+    derived = ("activation_lower/", "activation_upper/", "update_ratio/")  # in margins; as log10
+    for tag in {tag for tag, _, _ in seen(tmp_path)[0] if not tag.startswith(derived)}:
+        hits = [p for p in patterns if any(re.match(each, tag) for each in p)]
+        assert len(hits) == 1, tag
+    *_, margins = found.category
+    series = [chart.margin.series[0] for chart in margins.chart]
+    assert [chart.title for chart in margins.chart] == ["01.relu", "02.logits"]
+    for kind in ("mean", "lower", "upper"):
+        field = "value" if kind == "mean" else kind
+        tags = [getattr(each, field) for each in series]
+        assert tags == [f"activation_{kind}/{layer}" for layer in ("01.relu", "02.logits")]
+
+
+def test_without_probes_there_is_one_panel_and_nothing_is_added(tmp_path):
     with Log(tmp_path) as log:
-        log.scalars(1, {"train/loss": 1.0})
-    *_, accumulator = seen(tmp_path)
-    content = accumulator.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    layout = Layout.FromString(content)
-    assert [c.title for c in layout.category] == ["Health", "Activations", "Gradients", "Updates"]
-    patterns = [p for charts in PANELS.values() for p in charts.values()]
-    quantities = ("dead", "mean", "std", "unit_std", "saturated", "zero")
-    tags = ["train/loss", "val/loss", "train/accuracy", "val/accuracy", "optim/lr"]
-    tags += [f"activation_{quantity}/01.relu" for quantity in quantities]
-    tags += ["gradient_norm/01.relu", "weight_gradient_norm/01.w", "update_ratio/01.w"]
-    for tag in [*tags, "weight_norm/01.w"]:  # each in one chart
-        assert len([p for p in patterns if re.match(p, tag)]) == 1, tag
+        write(log, [0, 1])
+    assert [c.title for c in layout(tmp_path).category] == ["Health"]
+    same(tmp_path)
+
+
+def look(log, step, scale=1.0):
+    """The rows of one look: two activations, two weights."""
+    log.scalars(step, {
+        "activation_mean/01.relu": 2.0 * scale, "activation_std/01.relu": 0.5 * scale,
+        "activation_mean/02.logits": 0.0, "activation_std/02.logits": math.inf,
+        "gradient_norm/01.relu": 0.1 * scale, "gradient_norm/02.logits": 0.3,
+        "weight_gradient_norm/01.w": 0.0, "weight_gradient_norm/02.b": 3e-8,
+        "update_ratio/01.w": 1e-3 * scale, "update_ratio/03.w": 0.0,
+    })  # fmt: skip
+    for layer in ("01.relu", "02.logits"):
+        log.histogram(step, f"activation/{layer}", [0] * 60 + [step, 9, 1, 0], -1.0, scale)
+
+
+def test_derived_scalars_stand_in_the_events_only(tmp_path):
+    with Log(tmp_path, probed=True) as log:
+        look(log, 4)
+    values = {tag: value for tag, step, value in seen(tmp_path)[0] if step == 4}
+    assert values["activation_lower/01.relu"] == 1.5 and values["activation_upper/01.relu"] == 2.5
+    assert "activation_lower/02.logits" not in values  # not finite
+    assert values["update_ratio_log10/01.w"] == -3 and "update_ratio_log10/03.w" not in values
+    bands = {tag: value for tag, value in values.items() if tag.startswith("band/")}
+    assert bands == {"band/1e-04": -4, "band/1e-03": -3, "band/1e-01": -1}
+    written = (tmp_path / "metrics.jsonl").read_text()
+    assert not any(word in written for word in ("lower", "log10", "band", "depth"))
+
+
+def images(directory):
+    """{tag: [(step, PNG)]} as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(directory), {"images": 0})
+    accumulator.Reload()
+    found = {}
+    for tag in accumulator.Tags()["images"]:
+        found[tag] = [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)]
+    return found
+
+
+PICTURES = ["colourful/activation", "depth/activation_std", "depth/gradient_flow",
+            "depth/gradient_norm", "depth/update_ratio"]  # fmt: skip
+
+
+def test_pictures_come_at_the_end_and_rarely_before_it(tmp_path):
+    with Log(tmp_path, probed=True) as log:
+        for step in range(1, 141):
+            look(log, step, 1 + step / 100)
+        log.text("findings", "nothing found")
+    found = images(tmp_path)
+    assert sorted(found) == PICTURES
+    for tag, made in found.items():  # of 32 and of 128 looks, when the next one begins
+        assert [step for step, _ in made] == [33, 129, 140], tag
+        assert all(picture[1:4] == b"PNG" for _, picture in made)
+
+
+def test_a_resume_has_the_pictures_of_an_undisturbed_run(tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for directory in (whole, cut):
+        directory.mkdir()
+    with Log(whole, probed=True) as log:
+        for step in range(1, 41):
+            look(log, step)
+        log.text("findings", "nothing found")
+    with Log(cut, probed=True) as log:
+        for step in range(1, 36):
+            look(log, step)
+            if step == 20:
+                keep = log.sync()
+        log.text("findings", "it was stopped here")
+    monkeypatch.setattr(logs, "WAIT", 0.0)  # other rows are written together
+    with Log(cut, keep=keep, probed=True) as log:
+        for step in range(21, 41):
+            look(log, step)
+        log.text("findings", "nothing found")
+    assert images(cut) == images(whole) != {}
+    assert sorted(seen(cut)[0]) == sorted(seen(whole)[0])
+    assert layout(cut) == layout(whole)
 
 
 def test_a_resume_doubles_nothing(tmp_path):
@@ -232,6 +329,7 @@ assert not any(name.startswith("tensorboard") for name in sys.modules)
 assert "torch" not in sys.modules
 log.scalars(1, {{"a/b": 1.0}}); log.close()
 assert "tensorflow" not in sys.modules and "torch" not in sys.modules
+assert not {{"trainlab.charts", "trainlab.pictures", "PIL"}} & set(sys.modules)
 assert not any(name.startswith("tensorboard.backend") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,5 +1,6 @@
 """The Trainer: what it records, remembers and refuses."""
 
+import contextlib
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from trainlab import checkpoint, restore
 from trainlab.errors import CheckpointError, NonFiniteError
-from trainlab.train import Every, Trainer, Watch, evaluating
+from trainlab.train import Every, Trainer, Watch, due, evaluating
 
 
 def batches_of(n=40, size=16, seed=0):
@@ -60,6 +61,24 @@ def test_the_same_as_a_hand_written_loop():
         optimizer.step()
     for mine, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_probes_look_densely_at_the_start_then_every_nth_step():
+    steps = [step + 1 for step in range(350) if due(step, 100, early=True)]
+    assert steps == [1, 2, 4, 8, 16, 32, 64, 101, 201, 301]
+    assert [step for step in range(9) if due(step, 1, early=True)] == list(range(9))
+    assert [step + 1 for step in range(9) if due(step, 4, early=True)] == [1, 2, 4, 5, 9]
+    assert not any(due(step, 0, early=True) for step in range(9))
+    assert [step for step in range(9) if due(step, 4)] == [0, 4, 8]
+    seen = []
+
+    @contextlib.contextmanager
+    def probe(trainer, x, y):
+        seen.append(trainer.at + 1)
+        yield
+
+    trainer_of(steps=12).fit(Every(probe=5), Watch(probe=probe))
+    assert seen == [1, 2, 4, 6, 11]
 
 
 def test_an_interval_is_weighted_by_batch_size():

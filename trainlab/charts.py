@@ -15,7 +15,7 @@ DRAWN = {2 * 4**k for k in range(2, 12)}  # looks after which pictures are drawn
 BANDS = (1e-4, 1e-3, 1e-1)  # of an update: too small below, usual, too large above
 PROFILES = {
     "activation_std": "std of the activations, over depth",
-    "gradient_norm": "norm of the gradient in the activations, over depth",
+    "gradient_norm": "gradient norm of the activations, over depth",
     "update_ratio": "norm(update) / norm(weight), over depth",
 }
 FLOW = "weight_gradient_norm"
@@ -100,7 +100,7 @@ class Charts:
         if layers := names(self.latest, FLOW):
             ends = looks[0], self.latest
             pair = [line(look, FLOW, layers) for look in ends]
-            title = "gradient flow: norm of the gradient in each parameter"
+            title = "gradient flow: gradient norm of each parameter"
             made["depth/gradient_flow"] = pictures.bars(
                 title, layers, [look.step for look in ends], pair
             )

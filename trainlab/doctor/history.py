@@ -107,14 +107,16 @@ class History:
 
     def full_speed(self, step: int) -> bool:
         """Whether lr is at least a fifth of its largest: neither warm-up nor the end of a decay.
-        Judged by the row before and the row after."""
+        Judged by the row before and the row after; before the first row by the curve of lr."""
         rates = self.of("optim/lr")
         if not rates:
             return True
         top = max(lr for _, lr in rates)
         before = [lr for at, lr in rates if at < step][-1:]
         after = [lr for at, lr in rates if at >= step][:1]
-        return all(lr >= top / 5 for lr in before + after) and (bool(before) or step > 1)
+        return all(lr >= top / 5 for lr in before + after) and (
+            bool(before) or (step > 1 and self.spur() < 5)
+        )
 
     def episode(self, held: Iterable[tuple[int, bool]], k: int = 2, m: int = 3) -> Episode | None:
         """Memory: the first stretch where a thing held in k of m looks in a row, or None.
