@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
+from trainlab.checks.noise import noisy
 from trainlab.train import Trainer
 
 LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
@@ -51,6 +52,9 @@ def optimizer(fresh: Fresh) -> Verdict:
         advice = "optim.weight_decay=0.0001 penalty.l2=0"
         return verdict(WARN, f"{told}; {saw}", advice=advice, cause="reg.weight_decay_high")
     lr = max(map(float, trainer.lrs))
+    if told := noisy(fresh, max(curve)):
+        advice = f"batch_size=32, or optim.lr={lr / 10:.2g}"
+        return verdict(WARN, told, advice=advice, cause="optim.noisy")
     if size > LEAP:
         advice = f"optim.lr={lr * 0.01 / size:.1g}"
         return verdict(WARN, saw, advice=advice, cause="optim.lr_high")
