@@ -65,7 +65,7 @@ def test_a_healthy_recipe_raises_no_alarm(typed):
     made = bench(*typed)
     checks = {name: Door()(node) for name, node in made.cfg.preflight.checks.items()}
     verdicts = run_checks(checks, partial(made.fresh, plain=True))
-    assert len(verdicts) == 17
+    assert len(verdicts) == 23
     assert [v for v in verdicts if v.status != PASS] == []
 
 
@@ -399,7 +399,7 @@ def test_task_check_judges_and_does_not_train(tmp_path, capsys):
     assert main(["task=check", f"hydra.run.dir={tmp_path}/run"]) == 0
     assert time.monotonic() - begun < 10
     verdicts = json.loads((tmp_path / "run" / "verdicts.json").read_text())
-    assert len(verdicts) == 17
+    assert len(verdicts) == 23
     assert {v["status"] for v in verdicts} == {PASS}
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     shown = capsys.readouterr().out

@@ -94,7 +94,9 @@ def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[fl
 
 def _weights(params: list[Tensor]) -> float:
     """The gain that the weights alone have: rms * sqrt(fan in), the median over layers."""
-    return statistics.median(_rms(p) * math.sqrt(p[0].numel()) for p in params if p.dim() > 1)
+    return statistics.median(
+        _rms(p.detach()) * math.sqrt(p[0].numel()) for p in params if p.dim() > 1
+    )
 
 
 def _rms(values: Tensor) -> Tensor:

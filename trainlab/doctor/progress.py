@@ -6,7 +6,7 @@ from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import AT_CHANCE, History
 
 LEARNED = 0.9  # accuracy above which a training was long enough
-FALLS = 0.1  # of the loss from one row to the next, in training and validation
+FALLS = 0.1, 0.05  # of the loss from one row to the next, in training and in validation
 APART = 0.2  # accuracy
 EVEN = 0.5  # accuracy of a constant answer above which accuracy says little
 
@@ -18,8 +18,9 @@ def undertrained(h: History) -> list[Finding]:
         return []
     right = [h.last(f"{split}/accuracy") or 0.0 for split in ("train", "val")]
     steps = [(a, b) for (_, a), (_, b) in (train[-2:], val[-2:])]
+    falls = all(b < (1 - f) * a for (a, b), f in zip(steps, FALLS, strict=True))
     known = train[-1][1] < AT_CHANCE * min(h.chance, h.start)
-    if max(right) > LEARNED or not known or not all(b < (1 - FALLS) * a for a, b in steps):
+    if max(right) > LEARNED or not known or not falls:
         return []
     (a, b), since = steps[0], train[-2][0]
     evidence = f"the loss still fell from {a:.3g} to {b:.3g} in the last {train[-1][0] - since} "
