@@ -4,15 +4,16 @@ planted fault."""
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
+from recipes import bench, fresh, net, with_train
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab import command, story, words
+from trainlab import words
 from trainlab.__main__ import main
 from trainlab.build import Door
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, run_checks
@@ -26,26 +27,11 @@ from trainlab.checks.linear_network import linear_network
 from trainlab.checks.profile import profile
 from trainlab.checks.reduction import reduction
 from trainlab.checks.symmetry import effective_rank, symmetry
-from trainlab.data.splits import Split
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.examine import of_verdicts
 from trainlab.world import random_state
 
 DEEP = "model.widths=[64,64,64,64,64,64,64,64]"
-
-
-def bench(*typed, change=None):
-    """The bench of a command line; `change(splits)` plants a fault in the data."""
-    from omegaconf import OmegaConf
-
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, ["preflight=full", "device=cpu", *typed]).cfg
-    made = story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
-    return made if change is None else replace(made, splits=change(made.splits))
-
-
-def fresh(*typed, change=None):
-    return partial(bench(*typed, change=change).fresh, plain=True)
 
 
 HEALTHY = [
@@ -76,11 +62,6 @@ def test_quick_has_none_of_them():
 
 
 # data
-
-
-def with_train(splits, x=None, y=None):
-    train = Split(splits.train.x if x is None else x, splits.train.y if y is None else y)
-    return replace(splits, train=train)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +186,6 @@ class Halved(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad / 2
-
-
-def net(*layers):
-    return nn.Sequential(nn.Flatten(), *layers)
 
 
 class Apply(nn.Module):

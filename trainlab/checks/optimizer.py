@@ -77,7 +77,7 @@ def _weights(trainer: Trainer) -> list[Tensor]:
 
 
 def _norm(t: Tensor) -> float:
-    return float(t.double().norm())
+    return float(t.detach().double().norm())
 
 
 def _sizes(fresh: Fresh) -> list[float]:
