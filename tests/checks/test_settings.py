@@ -191,7 +191,8 @@ def test_optimizer_names(cause, typed):
     [["optim=adamw", "optim.weight_decay=0.1"], ["optim.weight_decay=0.01"], ["penalty.l2=0.001"],
      ["clip.norm=1"], ["clip.adaptive=0.01"], ["optim=adam", "optim.eps=0.001"],
      ["schedule=exponential"], ["schedule.warmup=0.3"], ["epochs=1"], ["batch_size=4"],
-     ["batch_size=full", "epochs=200"]],
+     ["batch_size=full", "epochs=200"],
+     ["optim=lbfgs", "norm=batch", "batch_size=full", "epochs=60"]],
     ids=" ".join,
 )  # fmt: skip
 def test_optimizer_passes(typed):

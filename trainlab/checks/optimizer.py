@@ -55,7 +55,8 @@ def optimizer(fresh: Fresh) -> Verdict:
     if told := noisy(fresh, max(curve)):
         advice = f"batch_size=32, or optim.lr={lr / 10:.2g}"
         return verdict(WARN, told, advice=advice, cause="optim.noisy")
-    if size > LEAP:
+    searched = any(g.get("line_search_fn") for g in trainer.optimizer.param_groups)  # L-BFGS
+    if size > LEAP and not searched:
         advice = f"optim.lr={lr * 0.01 / size:.1g}"
         return verdict(WARN, saw, advice=advice, cause="optim.lr_high")
     if 0 < size < CRAWL:
