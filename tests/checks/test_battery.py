@@ -57,7 +57,7 @@ def test_a_healthy_model_raises_no_alarm(healthy, optimizer, clusters, own_step)
     model = healthy()
     of = optimizer(model)
     verdicts = check(model, F.cross_entropy, of, clusters, step_of(model, of) if own_step else None)
-    assert len(verdicts) == 13
+    assert len(verdicts) == 16
     allowed = {PASS, SKIPPED} if own_step else {PASS}
     shallow = "profile"  # one activation has no depth to follow
     assert {v.status for v in verdicts if v.name != shallow} <= allowed, verdicts
@@ -99,7 +99,7 @@ def test_an_ignored_input(clusters):
 def test_regression(clusters):
     model, optimizer = build()
     verdicts = check(model, F.mse_loss, optimizer, (clusters[0], torch.randn(64, 10)))
-    skipped = {"initial_loss", "overfit", "output_range", "profile", "baselines"}
+    skipped = {"initial_loss", "loss_sign", "overfit", "output_range", "profile", "baselines"}
     assert {v.name for v in verdicts if v.status == SKIPPED} == skipped
     assert {v.status for v in verdicts} == {SKIPPED, PASS}
 

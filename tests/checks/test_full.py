@@ -4,15 +4,16 @@ planted fault."""
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
+from recipes import bench, fresh, net, with_train
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab import command, story, words
+from trainlab import words
 from trainlab.__main__ import main
 from trainlab.build import Door
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, run_checks
@@ -26,26 +27,11 @@ from trainlab.checks.linear_network import linear_network
 from trainlab.checks.profile import profile
 from trainlab.checks.reduction import reduction
 from trainlab.checks.symmetry import effective_rank, symmetry
-from trainlab.data.splits import Split
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.examine import of_verdicts
 from trainlab.world import random_state
 
 DEEP = "model.widths=[64,64,64,64,64,64,64,64]"
-
-
-def bench(*typed, change=None):
-    """The bench of a command line; `change(splits)` plants a fault in the data."""
-    from omegaconf import OmegaConf
-
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, ["preflight=full", "device=cpu", *typed]).cfg
-    made = story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
-    return made if change is None else replace(made, splits=change(made.splits))
-
-
-def fresh(*typed, change=None):
-    return partial(bench(*typed, change=change).fresh, plain=True)
 
 
 HEALTHY = [
@@ -65,7 +51,7 @@ def test_a_healthy_recipe_raises_no_alarm(typed):
     made = bench(*typed)
     checks = {name: Door()(node) for name, node in made.cfg.preflight.checks.items()}
     verdicts = run_checks(checks, partial(made.fresh, plain=True))
-    assert len(verdicts) == 17
+    assert len(verdicts) == 23
     assert [v for v in verdicts if v.status != PASS] == []
 
 
@@ -76,11 +62,6 @@ def test_quick_has_none_of_them():
 
 
 # data
-
-
-def with_train(splits, x=None, y=None):
-    train = Split(splits.train.x if x is None else x, splits.train.y if y is None else y)
-    return replace(splits, train=train)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +186,6 @@ class Halved(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad / 2
-
-
-def net(*layers):
-    return nn.Sequential(nn.Flatten(), *layers)
 
 
 class Apply(nn.Module):
@@ -399,7 +376,7 @@ def test_task_check_judges_and_does_not_train(tmp_path, capsys):
     assert main(["task=check", f"hydra.run.dir={tmp_path}/run"]) == 0
     assert time.monotonic() - begun < 10
     verdicts = json.loads((tmp_path / "run" / "verdicts.json").read_text())
-    assert len(verdicts) == 17
+    assert len(verdicts) == 23
     assert {v["status"] for v in verdicts} == {PASS}
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     shown = capsys.readouterr().out

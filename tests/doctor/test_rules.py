@@ -62,6 +62,7 @@ def rows(changes=None):
         if step % 60 == 0:
             seen = {"val/loss": loss(step) + 0.1, "val/accuracy": 0.78}
             yield told(step, seen | {f"activation_dead/{layer}": 0.02 for layer in LAYERS[:-1]})
+    yield told(LAST, {"best/val_loss": 0.5})
 
 
 def names(changes=None):
@@ -96,6 +97,13 @@ PLANTED = {
     "data.labels_random": OVERFIT | {"val/accuracy": 0.1},
     "optim.overclipped": {"train/loss": 2.0, "val/loss": 2.0, "optim/clipped": 0.9},
     "reg.weight_decay_high": STUCK | {"penalty/l2": 4.0},
+    "fit.undertrained": {
+        "train/loss": lambda step, _: 2.2 * 0.997**step,
+        "val/loss": lambda step, _: 2.2 * 0.999**step,
+        "train/accuracy": 0.6,
+        "val/accuracy": 0.55,
+    },
+    "metric.inconsistent": {"train/accuracy": 0.1, "val/accuracy": 0.1},
     "sched.wrong_unit": {"curve": [0.05] * 10 + [1e-5] * 90},
     "loop.param_not_updated": {"update_ratio/02": 0.0},
     "init.zero": {"low": 0.0, "high": 0.0},
@@ -210,6 +218,21 @@ def test_overfitting_is_a_trend_not_two_epochs():
     assert "fit.overfit" not in names(rising | late)
     flat = {"val/loss": lambda step, _: 0.6 * (1 + step / 10_000)}
     assert "fit.overfit" not in names(rising | flat)
+
+
+def test_what_still_runs_is_not_undertrained():
+    assert "fit.undertrained" not in names(PLANTED["fit.undertrained"] | {"best": None})
+    slow = {"train/loss": lambda step, _: 2.2 * 0.999**step}
+    assert "fit.undertrained" not in names(PLANTED["fit.undertrained"] | slow)
+
+
+def test_learned_by_heart_is_overfitting_also_in_a_short_run():
+    heart = {"train/accuracy": 1.0, "train/loss": 0.01, "val/accuracy": 0.7, "val/loss": 1.1}
+    late = {"val/accuracy": lambda step, _: 0.7 if step > 400 else 0.95}
+    assert "fit.overfit" in names(heart)
+    assert "fit.overfit" not in names(heart | late | {"val/accuracy": 0.9})
+    better = {"val/loss": lambda step, _: 1.1 - step / 1000}
+    assert "fit.overfit" not in names(heart | better)
 
 
 def test_frozen_weights_have_no_gradient_and_are_silent():

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from trainlab.checks import SKIPPED, Verdict, run_checks
 from trainlab.checks.accumulation import accumulation
+from trainlab.checks.architecture import architecture
 from trainlab.checks.baselines import baselines
 from trainlab.checks.gradient import gradient
 from trainlab.checks.ground import no_classes
 from trainlab.checks.initial_loss import initial_loss
 from trainlab.checks.input_ignored import input_ignored
 from trainlab.checks.linear_network import linear_network
+from trainlab.checks.loss_sign import loss_sign
+from trainlab.checks.modes import modes
 from trainlab.checks.output_range import output_range
 from trainlab.checks.overfit import overfit
 from trainlab.checks.parameters import parameters
@@ -50,7 +53,10 @@ def check(
     checks: dict[str, Callable] = {
         "initial_loss": initial_loss,
         "penalty": penalty if step is None else _own_penalty,
+        "loss_sign": loss_sign,
         "parameters": parameters,
+        "architecture": architecture,
+        "modes": modes,
         "overfit": overfit,
         "output_range": output_range,
         "input_ignored": input_ignored,

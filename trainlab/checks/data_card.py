@@ -18,6 +18,7 @@ TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other 
 TINY = 0.05  # std: the same
 BALANCE = 0.8  # entropy of the labels over ln K
 WIDER = 1.1  # std of a feature in training over that in validation, and what chance adds
+FEW = 10  # samples a class
 CONSTANT = 0.5  # of the features
 SORTED = 0.3  # of the way from a random batch to a batch of one class
 EXPECTED = f"|mean| < {MEAN:g}, std < {STD:g}; balanced, shuffled, alike in train and validation"
@@ -65,6 +66,11 @@ def data_card(fresh: Fresh) -> Verdict:
         advice += "init.bias=prior, more samples of the others, and judge by more than accuracy"
         saw += f": entropy {balance:.2f} of ln K"
         return verdict(WARN, saw, advice=advice, cause="data.imbalance")
+    if float(counts[counts > 0].double().median()) < FEW:
+        advice = "so few are learned by heart: more data, augment=noise, early_stop.patience=5"
+        return verdict(
+            WARN, f"under {FEW} samples a class; {saw}", advice=advice, cause="fit.overfit"
+        )
     if still > CONSTANT * features:
         advice = "features that never vary tell nothing: look at the data"
         return verdict(WARN, saw, advice=advice, cause="data.constant_input")

@@ -2,6 +2,7 @@
 Named by conf/preflight/. B batch, U units, L activation calls."""
 
 import math
+import statistics
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch
 SETTLES = 2.5  # a factor of the gain within which a signal that keeps its size is healthy
 FAR = 3.0  # a factor of the gain that no law of initialisation for another activation is off by
+OFF = 0.01  # of a signal of rms 1 is passed on: the units are off
 CHANCE = 2.0  # standard errors of a mean over U units; see `_limit`
 ADVICE = "init=he_normal (with init.gain=auto), or norm=batch"
 
@@ -49,7 +51,7 @@ def init_gain(fresh: Fresh) -> Verdict:
         bad = [c.name for c, z in zip(calls, entered, strict=True) if not 0 < z < math.inf]
         where = f"enters {bad[0]}" if bad else "enters the first layer, or leaves a later one,"
         saw = f"what {where} is 0 or not finite"
-        cause = "" if all(map(math.isfinite, (*entered, *left))) else "init.too_large"
+        cause = "act.dead" if all(map(math.isfinite, (*entered, *left))) else "init.too_large"
         blank = all(not p.any() for p in trainer.params if p.dim() > 1)
         return verdict(WARN, saw, "a signal", ADVICE, cause="init.zero" if blank else cause)
     change = _mean(a / b for a, b in zip(entered, before, strict=True))
@@ -65,9 +67,14 @@ def init_gain(fresh: Fresh) -> Verdict:
     if ratio <= (SETTLES if steady else limit):
         return verdict(PASS, saw, expected)
     off = gain / needs
+    own = float(_weights(trainer.params)) / needs
     cause = (
         "init.mismatch" if 1 / FAR < off < FAR else f"init.too_{'large' if off > 1 else 'small'}"
     )
+    if min(passed) < OFF:
+        cause = "act.dead"
+    elif not 1 / FAR < off < FAR and 1 / FAR < own < FAR:  # the weights are not the reason
+        cause = "grad.exploding" if off > 1 else "grad.vanishing"
     return verdict(WARN, saw, expected, ADVICE, cause=cause)
 
 
@@ -83,6 +90,13 @@ def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[fl
         [call.again(call.x / _rms(call.x)) for call in calls],
     ]
     return torch.stack([torch.stack([_rms(t) for t in row]) for row in rows]).tolist()
+
+
+def _weights(params: list[Tensor]) -> float:
+    """The gain that the weights alone have: rms * sqrt(fan in), the median over layers."""
+    return statistics.median(
+        _rms(p.detach()) * math.sqrt(p[0].numel()) for p in params if p.dim() > 1
+    )
 
 
 def _rms(values: Tensor) -> Tensor:

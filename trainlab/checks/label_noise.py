@@ -12,7 +12,7 @@ from trainlab.checks.ground import in_file_order, sample
 MOST, LEAST = 2000, 200  # samples
 NEIGHBOURS, LEAD = 10, 3  # votes by which the first class must lead the second
 SURE = 0.3  # of the samples: those with the largest lead are judged
-NOISE = 0.05  # of them; 12 clean data sets have at most 0.02
+NOISE = 0.04  # of them; clean digits, tables, toys and MNIST had at most 0.022 in 18 draws
 EXPECTED = f"under {NOISE:.0%} of the labels differ from those of all their neighbours"
 
 

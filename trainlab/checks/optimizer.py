@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
+from trainlab.checks.noise import noisy
 from trainlab.train import Trainer
 
 LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
@@ -51,7 +52,11 @@ def optimizer(fresh: Fresh) -> Verdict:
         advice = "optim.weight_decay=0.0001 penalty.l2=0"
         return verdict(WARN, f"{told}; {saw}", advice=advice, cause="reg.weight_decay_high")
     lr = max(map(float, trainer.lrs))
-    if size > LEAP:
+    if told := noisy(fresh, max(curve)):
+        advice = f"batch_size=32, or optim.lr={lr / 10:.2g}"
+        return verdict(WARN, told, advice=advice, cause="optim.noisy")
+    searched = any(g.get("line_search_fn") for g in trainer.optimizer.param_groups)  # L-BFGS
+    if size > LEAP and not searched:
         advice = f"optim.lr={lr * 0.01 / size:.1g}"
         return verdict(WARN, saw, advice=advice, cause="optim.lr_high")
     if 0 < size < CRAWL:
@@ -73,7 +78,7 @@ def _weights(trainer: Trainer) -> list[Tensor]:
 
 
 def _norm(t: Tensor) -> float:
-    return float(t.double().norm())
+    return float(t.detach().double().norm())
 
 
 def _sizes(fresh: Fresh) -> list[float]:

@@ -27,7 +27,7 @@ EXPLAINS = dict.fromkeys(ROOTS, SYMPTOMS | SIZES | LABELS) | {
     "init.symmetric": SYMPTOMS | SIZES,
     "graph.batch_leak": GAP | {"norm.mode", "loop.mode"},
     "graph.wrong_gradient": SYMPTOMS,
-    "arch.linear": {"fit.at_chance", "fit.cannot_overfit", "fit.undertrained"},
+    "arch.linear": STUCK | BLOW_UP | SIZES | {"optim.lr_high"},
     "loss.sum_reduction": BLOW_UP | RATES,
     "loss.mismatch": STUCK | BLOW_UP,
     "data.not_shuffled": BLOW_UP | GAP | {"optim.lr_high", "loop.seed_reset"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab import durable, log
-from trainlab.doctor import bounds, learning, signal
+from trainlab.doctor import bounds, learning, progress, signal
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.finding import ERROR, INFO, PREFLIGHT, WARNING, Finding
 from trainlab.doctor.history import History
@@ -32,7 +32,10 @@ RULES = (
     bounds.schedule_ends_early,
     learning.labels_random,
     learning.split_shift,
+    progress.metric_apart,
     learning.overfitting,
+    progress.by_heart,
+    progress.undertrained,
     learning.loss_spike,
     bounds.clipping,
 )
@@ -57,7 +60,11 @@ class Doctor:
 
     def findings(self) -> list[Finding]:
         """Causes first, then worst first."""
-        return ranked([finding for rule in RULES for finding in rule(self.history)])
+        found: dict[str, Finding] = {}  # of rules of one name the first that found something
+        for rule in RULES:
+            own = rule(self.history)
+            found |= {f"{f.id} {f.layer}": f for f in own if f"{f.id} {f.layer}" not in found}
+        return ranked(list(found.values()))
 
 
 def findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
