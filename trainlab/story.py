@@ -196,7 +196,6 @@ def chapters(
         stop = stack.enter_context(rundir.signals())
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
-
         bench = prepare(cfg, door)
         trainer = bench.fresh()
         show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
@@ -217,16 +216,12 @@ def chapters(
         world.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.take_up(directory, saved, trainer)
-        rows = keeper.go_on(saved) if saved else 0
-        log = keeper.log = stack.enter_context(Log(directory, rows, len(cfg.probe) > 1))
-        if rows == 0:
+        kept = keeper.go_on(saved) if saved else 0
+        log = keeper.log = stack.enter_context(Log(directory, kept, len(cfg.probe) > 1))
+        if not kept:
             log.text("recipe", words.card(cfg, choices))
-        watch = Watch(
-            rows=partial(write_rows, trainer, log, show),
-            probe=probes(bench, log),
-            save=keeper.save,
-            after=partial(keeper.after, stop),
-        )
+        rows = partial(write_rows, trainer, log, show)
+        watch = Watch(rows, probes(bench, log), keeper.save, partial(keeper.after, stop))
         if watch.probe is not None:
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 

@@ -14,7 +14,7 @@ from trainlab.train import Trainer, evaluating
 IMAGES, STEPS, EVERY = 20, 300, 10
 FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # on the lr, where the user's own fails
 CLOSE = 0.01  # of the loss, above its floor
-NEARLY = 0.05  # the same after all steps, where every image is right
+NEARLY = 0.05  # of the same: not there yet, which is no finding
 EXPECTED = f"loss < {CLOSE:g} above the floor and accuracy 1.00 within {STEPS} steps"
 
 
@@ -50,7 +50,7 @@ def overfit(fresh: Fresh) -> Verdict:
         return verdict(FAIL, saw, "a floor", advice, cause="loss.mismatch")
     above = f" (floor {least:.3f})" if least > CLOSE else ""
     own = _fit(fresh(), x, y, least)
-    if own.passed or (own.accuracy == 1 and own.loss < least + NEARLY):
+    if own.passed:
         saw = f"{len(y)} images learned in {own.steps} steps, loss {own.loss:.2g}{above}"
         return verdict(PASS, saw, EXPECTED)
     trainer = fresh()
@@ -60,6 +60,8 @@ def overfit(fresh: Fresh) -> Verdict:
     saw = f"{len(y)} images: {own}{above}; with Adam at lr 0.01 {reference}"
     if reference.passed:
         advice, cause = _remedy(fresh, x, y, least, own, reference)
+        if own.accuracy == 1 and own.loss < least + NEARLY:
+            cause = ""  # slow, and no more than that
         return verdict(WARN, saw, EXPECTED, advice, cause=cause)
     advice = "not the optimizer: the network, the loss or the data; try init=he_normal norm=batch"
     torn = _conflict(x, y)
