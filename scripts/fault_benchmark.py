@@ -42,8 +42,11 @@ SILENT = {"data_leak", "loop_param_not_updated", "loop_seed_reset", "arch_double
 # what a fault may be called beside its own name, where two names say the same
 ALSO = {
     "optim_lr_mismatch": ["optim.lr_low", "optim.lr_high"],
-    "grad_vanishing": ["act.saturated", "init.mismatch"],
-    "grad_exploding": ["act.saturated", "init.mismatch"],
+    # sigmoid(0.3 x) and tanh(100 x) are sigmoid and tanh behind weights 0.3 and 100 times as large
+    "grad_vanishing": ["act.saturated", "init.mismatch", "init.too_small"],
+    "grad_exploding": ["act.saturated", "init.mismatch", "init.too_large"],
+    # the lr is too high for such a batch: Goyal et al. 2017
+    "optim_noisy": ["optim.lr_high"],
     "init_mismatch": ["init.too_small", "init.too_large"],
     "init_too_small": ["init.mismatch"],
     "init_too_large": ["init.mismatch"],
@@ -98,30 +101,58 @@ def subjects(pool: str, mnist: str | None) -> dict[str, list[str]]:
 
 # name -> overrides of runs that look like trouble and are none
 HARD = {
-    "defaults": [], "constant lr": ["schedule=constant", "optim.lr=0.02"],
-    "long warm-up": ["schedule.warmup=0.5"], "step decay": ["schedule=step"],
+    "defaults": [],
+    "constant lr": ["schedule=constant", "optim.lr=0.02"],
+    "long warm-up": ["schedule.warmup=0.5"],
+    "step decay": ["schedule=step"],
     "batch norm and dropout": ["norm=batch", "model.dropout=0.3"],
-    "strong dropout": ["model.dropout=0.5"], "converged": ["epochs=40"],
-    "frozen on purpose": ["groups.freeze=[hidden1*]"], "accumulation": ["accumulate=4"],
-    "label smoothing": ["loss.label_smoothing=0.1"], "tiny batch": ["batch_size=4", "optim.lr=0.01",
-    "epochs=3"], "large batch": ["batch_size=128"], "ema": ["average.ema=0.98"],
-    "swa": ["average.swa=0.7"], "clip": ["clip.norm=5"], "mixup": ["augment=[mixup]"],
-    "shift": ["augment=[shift]"], "adam": ["optim=adam"], "nadam elu": ["optim=nadam",
-    "activation=elu"], "adamw decay 0.1": ["optim=adamw", "optim.weight_decay=0.1"],
-    "rmsprop": ["optim=rmsprop"], "sgd": ["optim=sgd", "optim.lr=0.1"],
-    "l2": ["penalty.l2=0.001"], "tanh xavier": ["activation=tanh", "init=xavier_normal"],
-    "gelu": ["activation=gelu"], "leaky relu": ["activation=leaky_relu"],
-    "selu lecun": ["activation=selu", "init=lecun_normal"], "orthogonal": ["init=orthogonal"],
-    "maxout": ["activation=maxout"], "layer norm": ["norm=layer"], "mse": ["loss=mse"],
-    "focal": ["loss=focal"], "scale01": ["preprocess=scale01"], "zca": ["preprocess=zca"],
-    "wine": [TABLES[0], "epochs=40"], "breast cancer": [TABLES[1], "epochs=12"],
-    "two moons": ["data=two_moons", "epochs=10"], "spirals, a plateau": ["data=spirals",
-    "epochs=20"], "few samples, early stop": ["data.train_size=300", "early_stop.patience=3",
-    "penalty.l2=0.001", "epochs=15"], "bf16": ["precision=bf16"],
-    "linear": ["model=linear"], "residual": ["model=residual_mlp"],
-    "max norm": ["constraint.max_norm=3"], "gaussian noise": ["augment=[noise]"],
-    "three classes": ["data.classes=[0,1,2]"], "head of zeros": ["init.head=zero"],
-}  # fmt: skip
+    "strong dropout": ["model.dropout=0.5"],
+    "converged": ["epochs=40"],
+    "frozen on purpose": ["groups.freeze=[hidden1*]"],
+    "accumulation": ["accumulate=4"],
+    "label smoothing": ["loss.label_smoothing=0.1"],
+    "tiny batch": ["batch_size=4", "optim.lr=0.01", "epochs=3"],
+    "large batch": ["batch_size=128"],
+    "ema": ["average.ema=0.98"],
+    "swa": ["average.swa=0.7"],
+    "clip": ["clip.norm=5"],
+    "mixup": ["augment=[mixup]"],
+    "shift": ["augment=[shift]"],
+    "adam": ["optim=adam"],
+    "nadam, elu": ["optim=nadam", "activation=elu"],
+    "adamw decay 0.1": ["optim=adamw", "optim.weight_decay=0.1"],
+    "rmsprop": ["optim=rmsprop"],
+    "sgd": ["optim=sgd", "optim.lr=0.1"],
+    "l2": ["penalty.l2=0.001"],
+    "tanh xavier": ["activation=tanh", "init=xavier_normal"],
+    "gelu": ["activation=gelu"],
+    "leaky relu": ["activation=leaky_relu"],
+    "selu lecun": ["activation=selu", "init=lecun_normal", "optim.lr=0.01"],
+    "orthogonal": ["init=orthogonal", "init.gain=auto"],
+    "maxout": ["activation=maxout", "optim.lr=0.01"],
+    "layer norm": ["norm=layer"],
+    "mse": ["loss=mse", "optim.lr=0.01"],
+    "focal": ["loss=focal"],
+    "scale01": ["preprocess=scale01"],
+    "image mean": ["preprocess=center_image"],
+    "wine": [TABLES[0], "epochs=40"],
+    "breast cancer": [TABLES[1], "epochs=12"],
+    "two moons": ["data=two_moons", "epochs=10"],
+    "spirals, a plateau": ["data=spirals", "epochs=20"],
+    "few samples, early stop": [
+        "data.train_size=300",
+        "early_stop.patience=3",
+        "penalty.l2=0.001",
+        "epochs=15",
+    ],
+    "bf16": ["precision=bf16"],
+    "linear": ["model=linear"],
+    "residual": ["model=residual_mlp"],
+    "max norm": ["constraint.max_norm=3"],
+    "gaussian noise": ["augment=[noise]"],
+    "three classes": ["data.classes=[0,1,2]"],
+    "head of zeros": ["init.head=zero"],
+}
 
 
 def faulty(pool: str, mnist: str | None, seeds: range) -> Iterator[dict[str, Any]]:
@@ -202,11 +233,11 @@ def outcome(folder: Path) -> dict[str, Any]:
             for finding in doctor.findings():
                 if finding.severity != "info":
                     told.setdefault(finding.id, at)
-    found = [
-        {"id": f.id, "severity": f.severity, "since_step": 0 if f.tag == "preflight"
-         else told.get(f.id, at)}
-        for f in examine(folder)
-    ]  # fmt: skip
+    found = []
+    for f in examine(folder):
+        since = 0 if f.tag == "preflight" else told.get(f.id, at)
+        one = {"id": f.id, "severity": f.severity, "follows": f.follows, "since_step": since}
+        found.append(one)
     return {"findings": found, "steps": at}
 
 

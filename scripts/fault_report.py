@@ -20,7 +20,8 @@ MARKER = "<!-- measured -->"
 Row = dict
 NOTHING = "(nothing)"
 TERMS = """A run is *detected* if a finding of level warning or error was made. *Names* of a run
-are its distinct findings of these levels in their ranked order; the first three are shown.
+are its distinct findings of these levels in their ranked order; shown are those that follow from
+no other, at most three.
 
 *Effective* (the rule of DeepCrime): a level, that is fault x severity x subject, counts if its
 final validation accuracies or losses differ from those of the healthy twins (same seeds):
@@ -34,8 +35,7 @@ levels are benign and left out, except that invariants are counted whatever thei
 Intervals are Clopper-Pearson's, 95 %, and take runs as independent, which seeds of one level are
 not quite.
 
-*Precision of names*: right names / names given, where given are the (up to) three shown ones of
-each effective faulty run and all names of healthy runs, none of which is right. Shares of what
+*Precision of names*: right names / names given, where given are the shown ones of each effective faulty run and all names of healthy runs, none of which is right. Shares of what
 was *found early* are of all effective runs, by the earliest alarm. False alarms: "error" has a
 finding of level error, "warning" one of level warning or error."""
 
@@ -135,6 +135,12 @@ def names(row: Row, least: tuple[str, ...] = ("warning", "error")) -> list[str]:
     return list(dict.fromkeys(f["id"] for f in row["findings"] if f["severity"] in least))
 
 
+def shown(row: Row) -> list[str]:
+    """The names that are given: of the alarms that follow from no other, the first three."""
+    folded = {f["id"] for f in row["findings"] if f.get("follows")}
+    return [name for name in names(row) if name not in folded][:3]
+
+
 def earliest(row: Row) -> float:
     steps = (f["since_step"] for f in row["findings"] if f["severity"] in ("warning", "error"))
     return min(steps, default=math.inf)
@@ -181,7 +187,7 @@ class Pool:
         """Right and wrong names."""
         right, wrong = [], []
         for row in self.effective:
-            for name in names(row)[:3]:
+            for name in shown(row):
                 (right if name in row["right"] else wrong).append(name)
         return right, wrong + [name for row in self.healthy for name in names(row)]
 

@@ -310,7 +310,8 @@ def test_examine_joins_what_preflight_said(tmp_path):
     assert (found[0].severity, found[0].since_step, found[0].tag) == ("error", 0, "preflight")
     assert (found[1].layer, found[1].tag) == ("01.tanh", "preflight")  # the row says where
     assert "profile: s; 80% of the units" in found[1].evidence
-    assert [line.split()[1] for line in shown(found)] == ["fit.at_chance"]
+    assert [f.follows for f in found] == ["", "init.zero", "act.dead"]
+    assert shown(found) == []  # the table of preflight has said it
     (tmp_path / "metrics.jsonl").unlink()
     assert [f.id for f in examine(tmp_path)] == ["init.zero", "act.dead"]
     (tmp_path / "verdicts.json").unlink()

@@ -15,6 +15,7 @@ from trainlab.taps import Layer, taps
 
 IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch
+SHALLOW = 8.0  # a factor over all layers that harms nothing: few layers may be somewhat off
 SETTLES = 2.5  # a factor of the gain within which a signal that keeps its size is healthy
 FAR = 3.0  # a factor of the gain that no law of initialisation for another activation is off by
 OFF = 0.01  # of a signal of rms 1 is passed on: the units are off
@@ -59,12 +60,12 @@ def init_gain(fresh: Fresh) -> Verdict:
     needs = _mean(1 / max(f, 1e-9) for f in passed)
     limit, names = _limit(calls), sorted({c.name.partition(".")[2] for c in calls})
     ratio, moved = (max(r, 1 / r) for r in (gain / needs, change))
-    steady = moved <= limit
+    steady = moved <= limit or (moved ** len(calls) <= SHALLOW and gain / needs <= SETTLES)
     verb = "keeps its size" if steady else f"{'shrinks' if change < 1 else 'grows'} {change:.2g}"
     saw = f"the signal {verb}{'' if steady else ' times a layer'}; "
     saw += f"{', '.join(names)} needs gain {needs:.2f}, this init has {gain:.2f}"
     expected = f"a gain within {SETTLES if steady else limit:.2f} times that"
-    if ratio <= (SETTLES if steady else limit):
+    if ratio <= (SETTLES if moved <= limit else limit) or (steady and gain < needs):
         return verdict(PASS, saw, expected)
     off = gain / needs
     own = float(_weights(trainer.params)) / needs

@@ -30,7 +30,7 @@ EXPLAINS = dict.fromkeys(ROOTS, SYMPTOMS | SIZES | LABELS) | {
     "arch.linear": STUCK | BLOW_UP | SIZES | {"optim.lr_high"},
     "loss.sum_reduction": BLOW_UP | RATES,
     "loss.mismatch": STUCK | BLOW_UP,
-    "data.not_shuffled": BLOW_UP | GAP | {"optim.lr_high", "loop.seed_reset"},
+    "data.not_shuffled": DEATH | BLOW_UP | GAP | {"optim.lr_high", "loop.seed_reset"},
     "data.imbalance": GAP | {"fit.at_chance", "data.label_noise", "data.leak"},
     "data.conflicting_labels": GAP | {"data.label_noise", "fit.cannot_overfit", "data.leak"},
     "data.labels_random": FAR_OFF | {"data.label_noise", "fit.at_chance"},
@@ -73,13 +73,16 @@ def ranked(found: Sequence[Finding]) -> list[Finding]:
         mutual = cause.id in EXPLAINS.get(f.id, ()) and f.since_step <= cause.since_step
         return f.id in EXPLAINS.get(cause.id, ()) and not mutual
 
-    explained = {f.id for f in found if any(follows(f, cause) for cause in alarms)}
+    causes = {f.id: next((c.id for c in alarms if follows(f, c)), "") for f in found}
+    if alarms and all(causes[f.id] for f in alarms):  # in a circle: the earliest began it
+        causes[min(alarms, key=lambda f: f.since_step).id] = ""
     stuck = any(f.id == "fit.at_chance" for f in alarms)
 
     def weighed(f: Finding) -> Finding:
+        f = replace(f, follows=causes[f.id])
         fatal = stuck and f.severity != INFO and "fit.at_chance" in EXPLAINS.get(f.id, ())
-        return replace(f, severity=ERROR) if fatal and f.id not in explained else f
+        return replace(f, severity=ERROR) if fatal and not f.follows else f
 
     return sorted(
-        map(weighed, found), key=lambda f: (f.id in explained, SEVERITIES.index(f.severity))
+        map(weighed, found), key=lambda f: (f.follows != "", SEVERITIES.index(f.severity))
     )

@@ -12,7 +12,8 @@ PREFLIGHT = "preflight"  # the tag of what a check said
 @dataclass(frozen=True)
 class Finding:
     """`layer` is empty where the whole run is meant; `remedy` holds overrides to type, alternatives
-    parted by " or "; `tag` is the TensorBoard chart to look at, or PREFLIGHT."""
+    parted by " or "; `tag` is the TensorBoard chart to look at, or PREFLIGHT; `follows` is the id
+    of the finding that explains this one, if there is one."""
 
     id: str
     severity: str  # of SEVERITIES
@@ -21,6 +22,7 @@ class Finding:
     evidence: str
     remedy: str
     tag: str
+    follows: str = ""
 
     def line(self) -> str:
         """In one line of plain text."""
@@ -34,12 +36,12 @@ class Finding:
 
 
 def shown(found: Sequence[Finding]) -> list[str]:
-    """At most MOST lines, and one that counts the others. What preflight said stands in its own
-    table."""
+    """At most MOST lines, and one that counts the others, such as those that follow from one shown.
+    What preflight said stands in its own table."""
     found = [finding for finding in found if finding.tag != PREFLIGHT]
-    told = [finding.line() for finding in found if finding.severity != INFO][:MOST]
+    told = [f.line() for f in found if f.severity != INFO and not f.follows][:MOST]
     rest = len(found) - len(told)
-    return [*told, f"{rest} more in findings.json"] if rest else told
+    return [*told, f"{rest} more in findings.json"] if told and rest else told
 
 
 def card(found: Sequence[Finding]) -> str:

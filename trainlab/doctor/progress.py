@@ -8,19 +8,26 @@ from trainlab.doctor.history import AT_CHANCE, History
 LEARNED = 0.9  # accuracy above which a training was long enough
 FALLS = 0.1, 0.05  # of the loss from one row to the next, in training and in validation
 APART = 0.2  # accuracy
+FEW = 100  # steps in all that are not worth calling a training
 EVEN = 0.5  # accuracy of a constant answer above which accuracy says little
 
 
 def undertrained(h: History) -> list[Finding]:
-    """The training is over, and its last rows still lowered the loss strongly."""
+    """The training is over, had hardly begun or lowered the loss strongly to its last rows."""
     train, val = h.of("train/loss"), h.of("val/loss")
-    if not h.of("best/val_loss") or len(train) < 2 or len(val) < 2:
+    if not h.of("best/val_loss") or not train:
         return []
     right = [h.last(f"{split}/accuracy") or 0.0 for split in ("train", "val")]
-    steps = [(a, b) for (_, a), (_, b) in (train[-2:], val[-2:])]
-    falls = all(b < (1 - f) * a for (a, b), f in zip(steps, FALLS, strict=True))
     known = train[-1][1] < AT_CHANCE * min(h.chance, h.start)
-    if max(right) > LEARNED or not known or not falls:
+    if max(right) > LEARNED or not known:
+        return []
+    if train[-1][0] < FEW:
+        evidence = f"{train[-1][0]} steps in all; accuracy {max(right):.2f}"
+        return [Finding("fit.undertrained", WARNING, "", 0, evidence, "epochs=30", "train/loss")]
+    if len(train) < 2 or len(val) < 2:
+        return []
+    steps = [(a, b) for (_, a), (_, b) in (train[-2:], val[-2:])]
+    if not all(b < (1 - f) * a for (a, b), f in zip(steps, FALLS, strict=True)):
         return []
     (a, b), since = steps[0], train[-2][0]
     evidence = f"the loss still fell from {a:.3g} to {b:.3g} in the last {train[-1][0] - since} "

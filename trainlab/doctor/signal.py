@@ -15,7 +15,7 @@ CUT = 1e-30  # below it a float32 gradient has underflowed: counts as exactly 0
 TWO_SIDED = {"sigmoid": 0.5, "tanh": 0.5, "softsign": 0.5, "hardtanh": 0.75, "hardsigmoid": 0.75}
 ONE_SIDED = dict.fromkeys(("elu", "celu", "selu", "softplus", "gelu", "silu", "mish"), 0.85)
 SATURATED = TWO_SIDED | ONE_SIDED
-DEAD = 0.6  # of a layer's units, over a whole pass; healthy small layers reach 0.5
+DEAD = 0.75  # of a layer's units, over a whole pass; healthy small layers reach 0.62
 STILL = 1e-2  # std of a unit over the samples / std over all elements
 INITIAL = {"signal.vanishing": "init.too_small", "signal.exploding": "init.too_large"}
 SMOOTH = "activation=elu or norm=batch or init=xavier_normal"
