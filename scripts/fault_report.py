@@ -35,8 +35,9 @@ levels are benign and left out, except that invariants are counted whatever thei
 Intervals are Clopper-Pearson's, 95 %, and take runs as independent, which seeds of one level are
 not quite.
 
-*Precision of names*: right names / names given, where given are the shown ones of each effective faulty run and all names of healthy runs, none of which is right. Shares of what
-was *found early* are of all effective runs, by the earliest alarm. False alarms: "error" has a
+*Precision of names*: right names / names given, where given are the shown ones of each effective
+faulty run and all names of healthy runs, none of which is right. Shares of what was *found early*
+are of all effective runs, by the earliest alarm. False alarms: "error" has a
 finding of level error, "warning" one of level warning or error."""
 
 
