@@ -34,8 +34,7 @@ def single(bench, own: dict, dtype=torch.float64) -> Trainer:
     for batches in (trainer.batches, trainer.validation):
         batches.preprocess = batches.preprocess.to(torch.device("cpu"), dtype)
     if trainer.average is not None:
-        held = trainer.average.weights
-        held |= {n: t.to(dtype) for n, t in held.items() if t.is_floating_point()}
+        trainer.average = type(trainer.average)(trainer.model, trainer.average.rule)
     return trainer
 
 

@@ -9,7 +9,6 @@ from trainlab.errors import ConfigError
 from trainlab.train import Every
 
 CNN = ["model=cnn", "model.channels=[4,6]"]
-SAFE = {"optim": {"rmsprop": 0.01, "rmsprop_momentum": 0.003}}
 NORMS = ["none", "batch", "layer", "group", "instance", "rms", "weight"]
 OPTIMIZERS = [
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "amsgrad", "adamw", "nadam", "radam",
@@ -45,7 +44,7 @@ def test_every_activation(word, steps):
 def test_every_norm_of_a_layer(word, steps):
     check(
         steps,
-        [f"norm={word}", "model.widths=[16,24]"],
+        [f"norm={word}", "model.widths=[32,24]", *(["norm.groups=4"] * (word == "group"))],
         runs(**{"optim.weight_decay": [0, 0.01, 0.1, 0]}),
     )
 
@@ -55,20 +54,23 @@ def test_every_norm_of_a_layer(word, steps):
 @pytest.mark.parametrize("word", NORMS)
 def test_every_norm_of_a_convolution(word, activation, steps):
     groups = ["norm.groups=2"] if word == "group" else []
-    check(steps, [*CNN, f"norm={word}", f"activation={activation}", *groups], runs())
+    check(steps, [*CNN, f"norm={word}", f"activation={activation}", *groups], runs(0.3))
 
 
 @steps()
 @pytest.mark.parametrize("word", OPTIMIZERS)
 def test_every_optimizer(word, steps):
-    lr = 0.1 if word not in ("sgd", "adadelta") else 1.0
+    lr = {"sgd": 1.0, "adadelta": 1.0, "adagrad": 0.03}.get(word, 0.1)
     own = {"optim.weight_decay": [0.0, 0.1, 0.01, 0.0]}
     if word in OURS[3:]:
         own |= {"optim.betas": [[0.9, 0.999], [0.8, 0.9], [0.5, 0.99], [0.9, 0.9]],
                 "optim.eps": [1e-8, 1e-3, 1e-8, 1e-5]}  # fmt: skip
     if word in OURS[1:3]:
         own |= {"optim.momentum": [0.9, 0.5, 0.99, 0.1]}
-    check(steps, [f"optim={word}", "norm=batch"], runs(lr, **own))
+    # a pixel that a whole batch shares has no gradient but noise behind batch norm, and adagrad
+    # divides by its size
+    norm = "layer" if word == "adagrad" else "batch"
+    check(steps, [f"optim={word}", f"norm={norm}"], runs(lr, **own))
 
 
 @steps()
@@ -129,11 +131,10 @@ def test_other_models(model, norm, steps):
     check(steps, [f"model={model[0]}", *model[1:], f"norm={norm}"], runs(0.3))
 
 
-def test_residual_networks_of_images():
-    owns = runs(0.1)[:2]
-    for model in ("resnet20", "resnet18"):
-        check(2, [f"model={model}", "norm=batch", "batch_size=8", "data.train_size=16",
-                  "model.drop_path=0.2"], owns)  # fmt: skip
+@pytest.mark.parametrize("model", ["resnet20", pytest.param("resnet18", marks=pytest.mark.long)])
+def test_residual_networks_of_images(model):
+    few = ["norm=batch", "batch_size=8", "data.train_size=16", "model.drop_path=0.2"]
+    check(1, [f"model={model}", *few], runs(0.1)[:2])
 
 
 REFUSED = {

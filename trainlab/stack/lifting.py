@@ -118,24 +118,28 @@ def penalised(functions: Sequence[Callable], like: Tensor) -> Penalty:
 
 
 def unwrapped(
-    functions: Sequence[Callable], what: str
+    functions: Sequence[Callable], what: str, but: str | None = None
 ) -> tuple[Callable, list[tuple], dict[str, tuple]]:
-    """The function behind R partials, each positional argument and each keyword R times."""
+    """The function behind R partials, each positional argument and each keyword R times.
+
+    Raises ConfigError, naming `what`, for other functions, and for keywords that differ and are no
+    numbers, except `but`."""
     bases, args, keywords = zip(*map(_parts, functions), strict=True)
     if any(base is not bases[0] or keys.keys() != keywords[0].keys() for base, keys in
            zip(bases, keywords, strict=True)):  # fmt: skip
         raise ConfigError(f"{what}: runs of a stack have the same function; run them one by one")
     together = {name: tuple(own[name] for own in keywords) for name in keywords[0]}
     for name, own in together.items():
-        if any(value != own[0] and not _number(value) for value in own):
+        if name != but and any(value != own[0] and not _number(value) for value in own):
             raise ConfigError(f"{what}: {name} differs between the runs; run them one by one")
     return bases[0], list(zip(*args, strict=True)), together
 
 
 def _parts(function: Callable) -> tuple[Callable, tuple, dict[str, Any]]:
-    if isinstance(function, partial):
-        return function.func, function.args, function.keywords
-    return function, (), {}
+    if not isinstance(function, partial):
+        return function, (), {}
+    base, args, keywords = _parts(function.func)  # a partial may hold another
+    return base, args + function.args, keywords | function.keywords
 
 
 def _number(value: Any) -> bool:

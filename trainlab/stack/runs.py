@@ -217,12 +217,9 @@ class Schedules:
     """(step, steps) -> the factor on lr: a number where all runs have one schedule, else (R,)."""
 
     def __init__(self, schedules: Sequence[Callable[[int, int], float]], trainer: Trainer):
-        self.trainer = trainer
-        base, _, self.keywords = lifting.unwrapped(
-            [_without_history(schedule) for schedule in schedules], "schedule"
-        )
-        self.base, self.follows = base, _follows(schedules[0])
-        self.runs = range(len(schedules))
+        self.base, _, self.keywords = lifting.unwrapped(schedules, "schedule", "history")
+        self.trainer, self.runs = trainer, range(len(schedules))
+        self.follows = self.keywords.pop("history", None) is not None
 
     def __call__(self, step: int, steps: int) -> float | Tensor:
         same = all(len(set(map(repr, own))) == 1 for own in self.keywords.values())
@@ -242,17 +239,6 @@ class Schedules:
     def keep(self, runs: list[int]) -> None:
         self.keywords = {n: tuple(own[r] for r in runs) for n, own in self.keywords.items()}
         self.runs = range(len(runs))
-
-
-def _follows(schedule: Callable) -> bool:
-    return "history" in getattr(schedule, "keywords", {})
-
-
-def _without_history(schedule: Callable) -> Callable:
-    if not _follows(schedule):
-        return schedule
-    own = {name: value for name, value in schedule.keywords.items() if name != "history"}
-    return partial(schedule.func, **own)
 
 
 def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable] | None) -> None:
