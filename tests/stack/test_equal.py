@@ -36,7 +36,7 @@ def steps(quick: int = 10):
 @steps()
 @pytest.mark.parametrize("word", words.groups()["activation"])
 def test_every_activation(word, steps):
-    check(steps, [f"activation={word}", "model.dropout=0.2"], runs())
+    check(steps, [f"activation={word}", "model.dropout=0.2"], runs(0.1))
 
 
 @steps()
@@ -60,16 +60,18 @@ def test_every_norm_of_a_convolution(word, activation, steps):
 @steps()
 @pytest.mark.parametrize("word", OPTIMIZERS)
 def test_every_optimizer(word, steps):
-    lr = {"sgd": 1.0, "adadelta": 1.0, "adagrad": 0.03}.get(word, 0.1)
+    lr = {"sgd": 1.0, "adadelta": 1.0, "momentum_ema": 1.0, "rmsprop_momentum": 0.003}.get(
+        word, 0.03
+    )
     own = {"optim.weight_decay": [0.0, 0.1, 0.01, 0.0]}
     if word in OURS[3:]:
         own |= {"optim.betas": [[0.9, 0.999], [0.8, 0.9], [0.5, 0.99], [0.9, 0.9]],
                 "optim.eps": [1e-8, 1e-3, 1e-8, 1e-5]}  # fmt: skip
     if word in OURS[1:3]:
         own |= {"optim.momentum": [0.9, 0.5, 0.99, 0.1]}
-    # a pixel that a whole batch shares has no gradient but noise behind batch norm, and adagrad
-    # divides by its size
-    norm = "layer" if word == "adagrad" else "batch"
+    # a pixel that a whole batch shares has no gradient but noise behind batch norm, and those that
+    # divide by its size step by 1
+    norm = "batch" if word in (*OURS[:3], "momentum_ema") else "layer"
     check(steps, [f"optim={word}", f"norm={norm}"], runs(lr, **own))
 
 

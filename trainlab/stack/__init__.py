@@ -8,9 +8,9 @@ runs, B batch, F features, C channels, H W image.
 
     group = Stack(trainers, seeds)      # R single Trainers of one structure, at one step
     group.trainer.fit(...)              # the ordinary loop; values are (R,)
-    group.leaving()                     # who is done or has diverged
+    group.leaving()                     # which runs are done or have diverged
     group.take_out(r, single)           # what run r became, in its own Trainer
-    group.compact([0, 2, 3])            # the others stay, bit for bit
+    group.compact([0, 2, 3])            # these stay, bit for bit
 """
 
 from trainlab.stack.layers import stack

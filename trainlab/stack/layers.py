@@ -44,8 +44,12 @@ def stack(models: Sequence[nn.Module], seeds: Sequence[int | torch.Generator]) -
     Dropout and rrelu follow each run's own stream. Parameters are named as in one model, but for
     "/" in place of some "."; see `single_name`. Raises ConfigError for what cannot be stacked.
     """
-    streams = [s if isinstance(s, torch.Generator) else stream(s, "dropout") for s in seeds]
-    return _stacked(list(models), streams, folded=False)
+    return _stacked(list(models), streams_of(seeds), folded=False)
+
+
+def streams_of(seeds: Sequence[int | torch.Generator]) -> list[torch.Generator]:
+    """The dropout stream of each run; a generator goes on where it stands."""
+    return [s if isinstance(s, torch.Generator) else stream(s, "dropout") for s in seeds]
 
 
 def single_name(name: str) -> str:

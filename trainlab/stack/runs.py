@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from trainlab.errors import ConfigError
 from trainlab.stack import lifting
 from trainlab.stack.feeding import Fed, Repeated
-from trainlab.stack.layers import single_name, stack
+from trainlab.stack.layers import single_name, stack, streams_of
+from trainlab.stack.stacked import Drawing
 from trainlab.stack.updates import Optimizer
 from trainlab.train import Trainer, evaluating
-from trainlab.world import stream
 
+UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
 ALIKE = "at", "steps", "accumulate", "monitor", "patience", "smooth"
 
 
@@ -23,8 +24,8 @@ class Stack:
     of whose values are (R,). The single ones are only read.
 
     `seeds` start each run's dropout stream; a generator goes on where it stands. `forward(model)`
-    gives what is called instead of the stacked model (precision, compile). `ids` tells which runs
-    are still in, counted as they were handed over.
+    gives what is called instead of the stacked model (precision, compile). `ids` has the run in
+    each place, counted as they were handed over; None is a free one.
 
     Raises ConfigError, naming what differs, for runs that do not stack.
     """
@@ -37,10 +38,8 @@ class Stack:
     ):
         first = trainers[0]
         _refuse(trainers, forward)
-        self.ids = list(range(len(trainers)))
-        self.streams = [
-            s if isinstance(s, torch.Generator) else stream(s, "dropout") for s in seeds
-        ]
+        self.ids: list[int | None] = list(range(len(trainers)))
+        self.streams = streams_of(seeds)
         self.model = stack([t.model for t in trainers], self.streams).to(first.params[0].device)
         self.batches = Fed([t.batches for t in trainers])
         like = first.params[0]
@@ -122,26 +121,60 @@ class Stack:
                     reason = "draws at random" if drawn else "does not treat each sample alone"
                     raise ConfigError(f"the model does not stack: it {reason}; run one by one")
 
-    def leaving(self) -> Tensor:
-        """Which runs are done, (R,) bool on the CPU: those that diverged, and those whose last
-        `patience` evaluations brought nothing better. Waits for the device: ask after rows."""
-        trainer, gone = self.trainer, ~self.trainer.optimizer.alive.cpu()
+    def place(self, run: int) -> int:
+        """Where run `run` stands in every (R, ...) now."""
+        return self.ids.index(run)
+
+    def leaving(self) -> list[int]:
+        """The runs still in that are done: those that diverged, and those whose last `patience`
+        evaluations brought nothing better. Waits for the device: ask after rows."""
+        trainer = self.trainer
+        done = ~trainer.optimizer.alive.cpu()
         if trainer.patience and trainer.history:
             oldest = trainer.history[-trainer.patience :][0][0]
-            gone |= trainer.best_step < oldest
-        return gone
+            done |= trainer.best_step < oldest
+        return [run for place, run in enumerate(self.ids) if run is not None and done[place]]
 
-    def diverged_at(self) -> list[int | None]:
-        """For each run the step whose loss was the first not finite, counted from 1, or None."""
+    def diverged_at(self) -> dict[int, int]:
+        """Of each run still in that diverged, the step of the first loss that was not finite,
+        counted from 1."""
         optimizer = self.trainer.optimizer
-        pairs = zip(optimizer.alive.tolist(), optimizer.lived.tolist(), strict=True)
-        return [None if alive else self.begun + lived + 1 for alive, lived in pairs]
+        pairs = zip(self.ids, optimizer.alive.tolist(), optimizer.lived.tolist(), strict=True)
+        return {
+            run: self.begun + lived + 1
+            for run, alive, lived in pairs
+            if run is not None and not alive
+        }
 
-    def compact(self, runs: Sequence[int]) -> None:
-        """Let go of all runs but these (places in the stack as it is), which go on as they are."""
-        runs, trainer = list(runs), self.trainer
-        device = trainer.params[0].device
-        index = torch.tensor(runs, device=device)
+    def compact(self, runs: Sequence[int], exact: bool = True) -> None:
+        """Let go of all runs but these, which go on, bit for bit, as if nothing had happened.
+
+        The bits of a run depend on where it lies in memory (BLAS looks at its alignment, a loop of
+        vectors ends in single numbers). So a run moves by multiples of UNIT places only, a stack
+        has a multiple of UNIT to shrink at all, and free places in between (`ids` None) hold frozen
+        copies. Without `exact` it shrinks to `runs`.
+        """
+        order: list[int | None] = list(runs)
+        if exact:
+            order = _in_place(self.ids, set(runs))
+        if len(order) < len(self.ids):
+            some = next(run for run in order if run is not None)
+            self._move([self.place(some if run is None else run) for run in order])
+            self.streams = [
+                torch.Generator() if run is None else stream
+                for run, stream in zip(order, self.streams, strict=True)
+            ]
+            for module in self.model.modules():
+                if isinstance(module, Drawing):
+                    module.generators = list(self.streams)
+        self.ids[:] = order
+        free = torch.tensor([run is None for run in order], device=self.trainer.params[0].device)
+        self.trainer.optimizer.alive &= ~free
+
+    def _move(self, places: list[int]) -> None:
+        """Make (R, ...) everywhere the slices `places` of what it is."""
+        trainer = self.trainer
+        index = torch.tensor(places, device=trainer.params[0].device)
         for module in self.model.modules():
             for p in module._parameters.values():
                 if p is not None:
@@ -150,17 +183,16 @@ class Stack:
                 if buffer is not None:
                     module._buffers[name] = buffer.index_select(0, index)
             if hasattr(module, "keep"):
-                module.keep(runs)
+                module.keep(places)
         trainer.optimizer.keep(index)
         for part in self.kept:
             for lifted in (part, *getattr(part, "args", ())):
                 if hasattr(lifted, "keep"):
                     lifted.keep(index)
-        self.ids[:] = [self.ids[run] for run in runs]
-        self.streams = [self.streams[run] for run in runs]
-        self.batches.keep(runs)
-        trainer.schedule.keep(runs)
-        self._keep_seen(runs, index)
+        self.streams = [self.streams[place] for place in places]
+        self.batches.keep(places)
+        trainer.schedule.keep(places)
+        self._keep_seen(places, index)
 
     def _keep_seen(self, runs: list[int], index: Tensor) -> None:
         """What the Trainer holds of past steps."""
@@ -182,35 +214,47 @@ class Stack:
 
     @torch.no_grad()
     def take_out(self, run: int, single: Trainer) -> torch.Generator:
-        """Make a fresh single Trainer what run `run` (its place now) has become: weights, buffers,
-        optimizer state, position, rows still to come, history and best weights. Returns its
-        dropout stream; to go on alone, `torch.set_rng_state(stream.get_state())`."""
-        trainer = self.trainer
+        """Make a fresh single Trainer what run `run` has become: weights, buffers, optimizer state,
+        position, rows still to come, history and best weights. Returns its dropout stream; to go on
+        alone, `torch.set_rng_state(stream.get_state())`."""
+        trainer, at = self.trainer, self.place(run)
         single.model.load_state_dict(self.weights_of(run, self.model.state_dict()))
         params = dict(single.model.named_parameters())
         for name, p in self.model.named_parameters():
-            state = trainer.optimizer.of_run(run, p)
+            state = trainer.optimizer.of_run(at, p)
             if state:
                 single.optimizer.state[params[single_name(name)]] = state
         single.at = trainer.at
-        single.record = [(*(c[run] for c in row[:-1]), row[-1]) for row in trainer.record]
-        single.history[:] = [(step, own[run]) for step, own in trainer.history]
+        single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
+        single.history[:] = [(step, own[at]) for step, own in trainer.history]
         if trainer.best_value is not None:
             single.best = self.weights_of(run, trainer.best)
-            single.best_value, single.best_step = trainer.best_value[run], trainer.best_step[run]
+            single.best_value, single.best_step = trainer.best_value[at], trainer.best_step[at]
         if trainer.smoothed is not None:
-            single.smoothed = trainer.smoothed[run]
+            single.smoothed = trainer.smoothed[at]
         if trainer.average is not None:
             single.average.load_state_dict(self.weights_of(run, trainer.average.weights))
-        return self.streams[run]
+        return self.streams[at]
 
     def weights_of(self, run: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A run's own part of a state_dict of the stack, with the single model's names."""
+        at = self.place(run)
         return {
-            single_name(name): t[run].clone()
+            single_name(name): t[at].clone(memory_format=torch.contiguous_format)
             for name, t in state.items()
             if not name.endswith("_extra_state")
         }
+
+
+def _in_place(ids: list[int | None], kept: set[int]) -> list[int | None]:
+    """The runs that stay, each a multiple of UNIT places from where it was; None is free."""
+    if len(ids) % UNIT == 0:
+        columns = [[run for run in ids[c::UNIT] if run in kept] for c in range(UNIT)]
+        rows = max(map(len, columns))
+        if 0 < rows * UNIT < len(ids):
+            return [column[row] if row < len(column) else None for row in range(rows)
+                    for column in columns]  # fmt: skip
+    return [run if run in kept else None for run in ids]
 
 
 class Schedules:
