@@ -38,7 +38,8 @@ def walk(group: Stack, steps: int, before=lambda at: None) -> Stack:
         before(trainer.at)
         trainer.step(*trainer.batches(trainer.at))
         if trainer.at % EVERY.evaluate == 0:
-            trainer.validate()
+            with trainer.judged(trainer):
+                trainer.validate()
     return group
 
 

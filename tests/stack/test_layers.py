@@ -1,102 +1,15 @@
-"""A stack of R runs equals R separate runs, through the same Trainer."""
-
-from functools import partial
+"""Each layer of a stack equals the R layers it holds; what cannot is refused by name."""
 
 import pytest
 import torch
+from benches import bench_of
+from stacking import single, typed
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as spectral
 
-from trainlab import checkpoint, restore
 from trainlab import stack as stacks
-from trainlab.data.batches import Batches, shuffled
-from trainlab.data.preprocess import standardize
-from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
-from trainlab.nn import norm
-from trainlab.nn.mlp import mlp
-from trainlab.optim import clip, penalty
-from trainlab.optim.schedule import warmup_cosine
-from trainlab.train import Every, Trainer, Watch
-from trainlab.world import number, seed_everything
-
-SEEDS, LRS, STEPS = (3, 1, 4, 1), (0.1, 0.03, 0.01, 0.2), 100
-ACTIVATIONS = nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.PReLU
-OPTIMIZERS = {
-    "sgd": partial(torch.optim.SGD, weight_decay=1e-3),
-    "momentum": partial(torch.optim.SGD, momentum=0.9),
-    "adam": partial(torch.optim.Adam, weight_decay=1e-4),
-}
-
-
-def some_data() -> Split:
-    generator = torch.Generator().manual_seed(0)
-    y = torch.randint(0, 4, (90,), generator=generator)
-    x = torch.randint(0, 17, (90, 1, 4, 4), generator=generator) * (1 + y.view(-1, 1, 1, 1)) // 5
-    return Split(x.to(torch.uint8), y)
-
-
-def model_of(seed: int, activation=nn.ELU) -> nn.Module:
-    torch.manual_seed(number(seed, "init"))
-    return mlp((1, 4, 4), 4, activation, norm.batch, widths=[12, 8], dropout=0.3).double()
-
-
-def trainer_of(model, optimizer, order, lift, preprocess, split) -> Trainer:
-    in_order = Batches(split, preprocess, 32, lambda epoch: order(0).sort().values, torch.float64)
-    return Trainer(
-        model, lift(nn.functional.cross_entropy), optimizer,
-        Batches(split, preprocess, 32, order, torch.float64), STEPS,
-        schedule=warmup_cosine, penalty=lift(partial(penalty.elastic, l2=1e-3)),
-        clip=lift(partial(clip.by_norm, norm=0.5)), validation=in_order,
-    )  # fmt: skip
-
-
-def rows_of(trainer: Trainer) -> list:
-    rows = []
-    trainer.fit(
-        Every(log=25, evaluate=25), Watch(rows=lambda step, values: rows.append((step, values)))
-    )
-    return rows
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize(
-    "activation", [nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.PReLU]
-)
-def test_a_stack_equals_separate_runs_in_float64(name, activation):
-    split = some_data()
-    preprocess = standardize(split.x, 16)
-    model = stacks.stack([model_of(seed, activation) for seed in SEEDS], SEEDS)
-    optimizer = stacks.Optimizer(
-        model.parameters(), OPTIMIZERS[name], torch.tensor(LRS, dtype=torch.float64)
-    )
-
-    def orders(epoch):
-        return torch.stack([shuffled(len(split), seed, epoch) for seed in SEEDS])
-
-    together = trainer_of(model, optimizer, orders, stacks.lift, preprocess, split)
-    rows = rows_of(together)
-    for run, (seed, lr) in enumerate(zip(SEEDS, LRS, strict=True)):
-        alone = model_of(seed, activation)
-        seed_everything(seed, "dropout")
-        trainer = trainer_of(
-            alone, OPTIMIZERS[name](alone.parameters(), lr=lr), partial(shuffled, len(split), seed),
-            lambda function: function, preprocess, split,
-        )  # fmt: skip
-        for (step, values), (_, both) in zip(rows_of(trainer), rows, strict=True):
-            for tag, value in values.items():
-                mine = both[tag][run]
-                torch.testing.assert_close(
-                    mine, value, rtol=0, atol=1e-9, msg=f"run {run}, step {step}: {tag}"
-                )
-        for stacked, single in (
-            (model.state_dict(), alone.state_dict()),
-            (together.best, trainer.best),
-        ):
-            assert single.keys() <= stacked.keys()
-            for tag, value in single.items():
-                mine = stacked[tag][run]
-                torch.testing.assert_close(mine, value, rtol=0, atol=1e-9, msg=f"run {run}: {tag}")
-        assert together.best_step[run] == trainer.best_step
+from trainlab.stack.layers import single_name
 
 
 class Odd(nn.Sequential):
@@ -107,14 +20,19 @@ class Odd(nn.Sequential):
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ([nn.Sequential(nn.RReLU()), nn.Sequential(nn.RReLU())], "RReLU does not stack: it draws"),
         (
-            [Odd(nn.Linear(2, 2), nn.Dropout()), Odd(nn.Linear(2, 2), nn.Dropout())],
-            "Dropout does not",
+            [nn.Sequential(nn.Dropout2d()), nn.Sequential(nn.Dropout2d())],
+            "Dropout2d does not stack",
         ),
         ([nn.ELU(1.0), nn.ELU(2.0)], "runs of a stack differ"),
-        ([nn.BatchNorm1d(3, affine=False)] * 2, "BatchNorm1d does not stack"),
-        ([Odd(nn.BatchNorm2d(3))] * 2, "Odd does not stack|BatchNorm2d does not stack"),
+        ([nn.BatchNorm1d(3, momentum=None)] * 2, "BatchNorm1d does not stack: it averages"),
+        ([nn.BatchNorm3d(3)] * 2, "BatchNorm3d does not stack: it holds running figures"),
+        ([nn.InstanceNorm2d(3, track_running_stats=True)] * 2, "InstanceNorm2d does not stack"),
+        ([spectral(nn.Linear(2, 2)), spectral(nn.Linear(2, 2))], "Linear does not stack: it comp"),
+        (
+            [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 3))],
+            "runs of a stack differ",
+        ),
     ],
 )
 def test_what_does_not_stack_is_refused_by_name(models, words):
@@ -122,16 +40,54 @@ def test_what_does_not_stack_is_refused_by_name(models, words):
         stacks.stack(models, (0, 1))
 
 
+class Wild(nn.Module):
+    """Its forward needs the shape of one run's batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return torch.flatten(self.norm(self.conv(x)).relu(), 1)[: len(x)]
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.inner = nn.Parameter(torch.ones(2, 1, 1)), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
 MAPPED = {
     "conv": lambda: nn.Conv2d(2, 3, 3, padding=1),
+    "grouped conv": lambda: nn.Conv2d(2, 4, 3, stride=2, dilation=2, padding=2, groups=2),
+    "conv without bias": lambda: nn.Conv2d(2, 3, 2, bias=False),
+    "reflecting conv": lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"),
+    "transposed conv": lambda: nn.ConvTranspose2d(2, 3, 2),
     "group norm": lambda: nn.GroupNorm(2, 2),
+    "batch norm without gain": lambda: nn.BatchNorm2d(2, affine=False),
+    "batch norm without figures": lambda: nn.BatchNorm2d(2, track_running_stats=False),
+    "layer norm": lambda: nn.LayerNorm([4, 4]),
+    "layer norm without gain": lambda: nn.LayerNorm(4, elementwise_affine=False),
+    "rms norm": lambda: nn.RMSNorm(4),
+    "instance norm": lambda: nn.InstanceNorm2d(2, affine=True),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)),
+    "a slope a channel": lambda: nn.PReLU(2),
     "a module of one's own": lambda: Odd(nn.Conv2d(2, 2, 1), nn.PReLU()),
+    "with batch norm": lambda: Odd(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()),
+    "one that looks at shapes": Wild,
+    "one with a weight of its own": Scaled,
     "maximum": lambda: nn.MaxPool2d(2),
+    "mean": lambda: nn.AdaptiveAvgPool2d(1),
+    "softmax": lambda: nn.Softmax(dim=1),
+    "flatten some": lambda: nn.Flatten(1, 2),
 }
 
 
 @pytest.mark.parametrize("name", MAPPED)
-def test_what_has_no_stacked_form_is_mapped_over_the_runs(name):
+def test_every_layer_equals_itself_alone(name):
     torch.manual_seed(0)
     models = [MAPPED[name]().double() for _ in range(3)]
     for model in models:
@@ -139,40 +95,51 @@ def test_what_has_no_stacked_form_is_mapped_over_the_runs(name):
             nn.init.normal_(p)
     stacked = stacks.stack(models, (0, 1, 2))
     x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64)
+    assert {single_name(name) for name in stacked.state_dict()} == {*models[0].state_dict()}
     out = stacked(x)
     for run, model in enumerate(models):
         torch.testing.assert_close(out[run], model(x[run]), rtol=0, atol=1e-12)
     assert len(list(stacked.parameters())) == len(list(models[0].parameters()))
-    if models[0].state_dict():
+    for name, buffer in stacked.named_buffers():
+        for run, model in enumerate(models):
+            torch.testing.assert_close(buffer[run], model.get_buffer(name), rtol=0, atol=1e-12)
+    if list(models[0].parameters()):
         out.sum().backward()
         assert all(p.grad is not None and p.grad.shape[0] == 3 for p in stacked.parameters())
 
 
-@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Rprop])
-def test_an_optimizer_whose_step_is_not_its_own_by_number_is_refused(kind):
-    with pytest.raises(ConfigError, match=f"{kind.__name__} does not stack"):
-        stacks.Optimizer([nn.Parameter(torch.ones(2, 3))], kind, torch.tensor([0.1, 0.2]))
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_convolution_of_the_same_images_is_one_wide_one(shared):
+    torch.manual_seed(0)
+    models = [nn.Conv2d(2, 3, 3).double() for _ in range(3)]
+    x = torch.randn(5, 2, 6, 6, dtype=torch.float64).expand(3, -1, -1, -1, -1)
+    out = stacks.stack(models, range(3))(x if shared else x.contiguous())
+    for run, model in enumerate(models):
+        torch.testing.assert_close(out[run], model(x[run]), rtol=0, atol=1e-12)
 
 
-def test_a_stack_goes_on_from_its_checkpoint_bit_for_bit():
-    split = some_data()
-    preprocess = standardize(split.x, 16)
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(64, 10)
 
-    def orders(epoch):
-        return torch.stack([shuffled(len(split), seed, epoch) for seed in SEEDS])
+    def forward(self, x):
+        x = torch.flatten(x, 1)
+        return self.inner(x - x[:1])
 
-    def fresh():
-        model = stacks.stack([model_of(seed) for seed in SEEDS], SEEDS)
-        lrs = torch.tensor(LRS, dtype=torch.float64)
-        optimizer = stacks.Optimizer(model.parameters(), OPTIMIZERS["adam"], lrs)
-        return trainer_of(model, optimizer, orders, stacks.lift, preprocess, split)
 
-    whole, half, again = fresh(), fresh(), fresh()
-    rows_of(whole)
-    for _ in range(37):
-        half.step(*half.batches(half.at))
-    tensors, numbers = checkpoint.state_of(half)
-    restore.restore(again, {k: t.clone() for k, t in tensors.items()}, half.best, numbers)
-    rows_of(again)
-    for mine, theirs in zip(again.params, whole.params, strict=True):
-        assert torch.equal(mine, theirs)
+class Noisy(Mixing):
+    def forward(self, x):
+        return self.inner(torch.flatten(x, 1)) + torch.rand(len(x), 1) * self.training
+
+
+@pytest.mark.parametrize(("model", "words"), [(Mixing, "each sample alone"), (Noisy, "at random")])
+def test_a_model_whose_stack_would_be_another_is_refused(model, words):
+    bench = bench_of(*typed())
+    singles = [single(bench, {"seed": seed}) for seed in range(2)]
+    for trainer in singles:
+        trainer.model = model().double()
+        trainer.forward, trainer.params = trainer.model, list(trainer.model.parameters())
+        trainer.optimizer = torch.optim.SGD(trainer.params, lr=0.1)
+    with pytest.raises(ConfigError, match=words):
+        stacks.Stack(singles, range(2))
