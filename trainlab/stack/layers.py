@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
-from trainlab.stack import stacked
+from trainlab.stack import drawing, stacked
 from trainlab.stack.stacked import Stacked, of_runs
 from trainlab.world import stream
 
@@ -68,9 +68,9 @@ def _stacked(models: list[nn.Module], streams: list[torch.Generator], folded: bo
     for model in models:
         _same(first, model)
     if own is nn.Dropout:
-        return _as(folded, stacked.Dropout([model.p for model in models], streams))
+        return _as(folded, drawing.Dropout([model.p for model in models], streams))
     if own is nn.RReLU:
-        return _as(folded, stacked.RReLU(first.lower, first.upper, streams))
+        return _as(folded, drawing.RReLU(first.lower, first.upper, streams))
     if own in ELEMENTWISE or (folded and own.__module__.startswith("torch.nn") and _bare(first)):
         return first
     if own in FORMS and (reason := _odd(first)) is None:

@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from trainlab.errors import ConfigError
-from trainlab.train import spread
+from trainlab.train import Trainer, spread
 
 
 class Lifted:
@@ -75,6 +75,34 @@ class Penalty:
 
     def keep(self, runs: Tensor) -> None:
         self.strengths = {name: value[runs] for name, value in self.strengths.items()}
+
+
+class Schedules:
+    """(step, steps) -> the factor on lr: a number where all runs have one schedule, else (R,)."""
+
+    def __init__(self, schedules: Sequence[Callable[[int, int], float]], trainer: Trainer):
+        self.base, _, self.keywords = unwrapped(schedules, "schedule", "history")
+        self.trainer, self.runs = trainer, range(len(schedules))
+        self.follows = self.keywords.pop("history", None) is not None
+
+    def __call__(self, step: int, steps: int) -> float | Tensor:
+        same = all(len(set(map(repr, own))) == 1 for own in self.keywords.values())
+        if same and not self.follows:
+            return self.base(step, steps, **{name: own[0] for name, own in self.keywords.items()})
+        device = self.trainer.params[0].device
+        return torch.tensor(
+            [self._of(run, step, steps) for run in self.runs], dtype=torch.float64, device=device
+        )
+
+    def _of(self, run: int, step: int, steps: int) -> float:
+        own = {name: values[run] for name, values in self.keywords.items()}
+        if self.follows:
+            own["history"] = [(at, values[run]) for at, values in self.trainer.history]
+        return self.base(step, steps, **own)
+
+    def keep(self, runs: list[int]) -> None:
+        self.keywords = {n: tuple(own[r] for r in runs) for n, own in self.keywords.items()}
+        self.runs = range(len(runs))
 
 
 def lift(function: Callable, **values: Tensor) -> Callable:

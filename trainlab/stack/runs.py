@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from trainlab.errors import ConfigError
 from trainlab.stack import lifting
+from trainlab.stack.drawing import Drawing
 from trainlab.stack.feeding import Fed, Repeated
 from trainlab.stack.layers import single_name, stack, streams_of
-from trainlab.stack.stacked import Drawing
 from trainlab.stack.updates import Optimizer
 from trainlab.train import Trainer, evaluating
 
@@ -80,7 +80,7 @@ class Stack:
         self.begun = first.at
         trainer.at, trainer.train_mode = first.at, first.train_mode
         trainer.diverged = self._diverged  # the others go on
-        trainer.schedule = Schedules([t.schedule for t in trainers], trainer)
+        trainer.schedule = lifting.Schedules([t.schedule for t in trainers], trainer)
         if first.validation is not None:
             trainer.validation = Repeated(first.validation, self.ids)
         if first.penalty is not None:
@@ -255,34 +255,6 @@ def _in_place(ids: list[int | None], kept: set[int]) -> list[int | None]:
             return [column[row] if row < len(column) else None for row in range(rows)
                     for column in columns]  # fmt: skip
     return [run if run in kept else None for run in ids]
-
-
-class Schedules:
-    """(step, steps) -> the factor on lr: a number where all runs have one schedule, else (R,)."""
-
-    def __init__(self, schedules: Sequence[Callable[[int, int], float]], trainer: Trainer):
-        self.base, _, self.keywords = lifting.unwrapped(schedules, "schedule", "history")
-        self.trainer, self.runs = trainer, range(len(schedules))
-        self.follows = self.keywords.pop("history", None) is not None
-
-    def __call__(self, step: int, steps: int) -> float | Tensor:
-        same = all(len(set(map(repr, own))) == 1 for own in self.keywords.values())
-        if same and not self.follows:
-            return self.base(step, steps, **{name: own[0] for name, own in self.keywords.items()})
-        device = self.trainer.params[0].device
-        return torch.tensor(
-            [self._of(run, step, steps) for run in self.runs], dtype=torch.float64, device=device
-        )
-
-    def _of(self, run: int, step: int, steps: int) -> float:
-        own = {name: values[run] for name, values in self.keywords.items()}
-        if self.follows:
-            own["history"] = [(at, values[run]) for at, values in self.trainer.history]
-        return self.base(step, steps, **own)
-
-    def keep(self, runs: list[int]) -> None:
-        self.keywords = {n: tuple(own[r] for r in runs) for n, own in self.keywords.items()}
-        self.runs = range(len(runs))
 
 
 def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable] | None) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn, optim
 
 from trainlab.errors import ConfigError
+from trainlab.stack import rules
 from trainlab.stack.layers import single_name
 from trainlab.stack.lifting import over
-from trainlab.train import spread
 
 # each number by itself, in proportion to lr; optimizers of our own say `elementwise = True`
 OPTIMIZERS = (
@@ -43,7 +43,7 @@ class Optimizer:
         model: nn.Module,
     ):
         own = _kind(optimizers)
-        self.rule = RULES.get(own)
+        self.rule = rules.RULES.get(own)
         held = [_groups(o, m) for o, m in zip(optimizers, models, strict=True)]
         self.param_groups: list[Group] = []
         for groups, names in _divided(held, optimizers):
@@ -81,32 +81,27 @@ class Optimizer:
         # 0 x is 0 for what is finite, else NaN: cheaper than isfinite
         self.alive &= (losses * 0) == 0
         self.lived += self.alive
-        self._mask()
+        alive = -self.alive.to(BITS[self.params[0].element_size()])  # all bits, or none
         dtype = self.params[0].dtype
         lrs = [torch.where(self.alive, g["lr"], 0.0).to(dtype) for g in self.param_groups]
         if self.rule is None:
-            self._by_torch(lrs)
+            self._by_torch(lrs, alive)
         else:
             for group, lr in zip(self.param_groups, lrs, strict=True):
-                held = [p for p in group["params"] if p.grad is not None]
-                for p in held:
-                    self.rule(p, p.grad, self.state[p], group, over(lr, p))
+                for p in group["params"]:
+                    if p.grad is not None:
+                        rules.step(self.rule, p, self.state[p], group, lr, alive)
         return losses
 
-    def _mask(self) -> None:
-        """The gradients of dead runs become 0, whatever they are."""
-        whole = -self.alive.to(BITS[self.params[0].element_size()])  # all bits, or none
-        for p in self.params:
-            if p.grad is not None:
-                bits = p.grad.view(BITS[p.element_size()])
-                bits &= spread(whole, p).to(bits.dtype)
-
-    def _by_torch(self, lrs: list[Tensor]) -> None:
+    def _by_torch(self, lrs: list[Tensor], alive: Tensor) -> None:
         before = [p.detach().clone() for p in self.params]
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None and _any(group["weight_decay"]):
-                    p.grad = _decayed(p.grad, p, group["weight_decay"])
+                if p.grad is None:
+                    continue
+                rules.mask(p.grad, alive)
+                if rules.there(group["weight_decay"]):
+                    p.grad = rules.decayed(p.grad, p, group["weight_decay"])
         self.inner.step()
         old = iter(before)
         for group, lr in zip(self.param_groups, lrs, strict=True):
@@ -162,6 +157,8 @@ def _kind(optimizers: Sequence[optim.Optimizer]) -> type:
             f"{own.__name__} does not stack: its step mixes the numbers of a tensor, or is "
             "not in proportion to lr; run one by one"
         )
+    if any(g.get("dampening") for o in optimizers for g in o.param_groups):
+        raise ConfigError("optim.dampening: does not stack; run one by one")
     if any(type(o) is not own for o in optimizers):
         raise ConfigError("optim: runs of a stack have one optimizer; run them one by one")
     return own
@@ -195,7 +192,7 @@ def _settled(values: list[Any], key: str, like: Tensor, kind: type) -> Any:
         return values[0]
     if key == "lr":
         return None
-    if kind not in RULES and key != "weight_decay":
+    if kind not in rules.RULES and key != "weight_decay":
         raise ConfigError(
             f"optim.{key}: {kind.__name__} takes one for all runs of a stack; run one by one"
         )
@@ -209,7 +206,7 @@ def _settled(values: list[Any], key: str, like: Tensor, kind: type) -> Any:
 def _inner(first: optim.Optimizer, groups: list[Group]) -> optim.Optimizer:
     """torch's own at lr 1 without weight decay, which is added here. It holds the states."""
     own = type(first)
-    if own not in RULES and any(group.get("decoupled_weight_decay") for group in groups):
+    if own not in rules.RULES and any(group.get("decoupled_weight_decay") for group in groups):
         raise ConfigError("optim.decoupled_weight_decay: only adam's stacks; run one by one")
     keys = [key for key in first.defaults if key not in ("lr", "weight_decay")]
     bare = [
@@ -232,68 +229,3 @@ def _per_run(value: Any, p: Tensor) -> bool:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _any(value: float | Tensor) -> bool:
-    """Whether a setting is there at all; never waits for the device."""
-    return isinstance(value, Tensor) or value != 0
-
-
-def _decayed(grad: Tensor, p: Tensor, decay: float | Tensor) -> Tensor:
-    """g + weight_decay w."""
-    if isinstance(decay, Tensor):
-        return torch.addcmul(grad, p, over(decay, p))
-    return grad.add(p, alpha=decay)
-
-
-def _sgd(p: Tensor, grad: Tensor, state: dict, group: Group, lr: Tensor) -> None:
-    """torch.optim.SGD: m = momentum m + (1 - dampening) g from m = g, w = w - lr m."""
-    if group["maximize"]:
-        grad = -grad
-    if _any(group["weight_decay"]):
-        grad = _decayed(grad, p, group["weight_decay"])
-    if _any(group["momentum"]):
-        momentum = over(group["momentum"], p)
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = grad.clone()
-        elif isinstance(group["dampening"], Tensor):
-            state["momentum_buffer"].mul_(momentum).addcmul_(grad, 1 - over(group["dampening"], p))
-        else:
-            state["momentum_buffer"].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
-        buffer = state["momentum_buffer"]
-        grad = grad + momentum * buffer if group["nesterov"] else buffer
-    p.addcmul_(grad, lr, value=-1)
-
-
-def _adam(p: Tensor, grad: Tensor, state: dict, group: Group, lr: Tensor) -> None:
-    """torch.optim.Adam and AdamW: m, v averages of g and g^2 corrected for their start at 0,
-    w = w - lr m / (sqrt(v) + eps)."""
-    if not state:
-        state["step"] = torch.zeros(())
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        if group["amsgrad"]:
-            state["max_exp_avg_sq"] = torch.zeros_like(p)
-    state["step"] += 1
-    step, (one, two) = float(state["step"]), group["betas"]  # on the CPU: no wait
-    mean, square = state["exp_avg"], state["exp_avg_sq"]
-    if group["maximize"]:
-        grad = -grad
-    if _any(group["weight_decay"]):
-        if group["decoupled_weight_decay"]:
-            p.mul_(1 - lr * over(group["weight_decay"], p))
-        else:
-            grad = _decayed(grad, p, group["weight_decay"])
-    mean.lerp_(grad, over(1 - one, p))
-    if isinstance(two, Tensor):
-        square.mul_(over(two, p)).addcmul_(grad * over(1 - two, p), grad)
-    else:
-        square.mul_(two).addcmul_(grad, grad, value=1 - two)
-    if group["amsgrad"]:
-        square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
-    root = over((1 - two**step) ** 0.5, p)
-    # m / c1 / (sqrt(v) / c2 + eps) = (c2 / c1) m / (sqrt(v) + c2 eps)
-    bound = square.sqrt().add_(over(group["eps"], p) * root)
-    p.addcmul_(mean.div(bound), lr * (root / over(1 - one**step, p)), value=-1)
-
-
-RULES = {optim.SGD: _sgd, optim.Adam: _adam, optim.AdamW: _adam}
