@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab import command, spine, stack, story, words
+from trainlab import command, spine, story, words
 from trainlab.build import Door
 from trainlab.errors import TrainlabError
+from trainlab.stack import Stack
 from trainlab.train import Trainer
 from trainlab.world import seed_everything
 
@@ -80,12 +81,10 @@ def in_double(bench: story.Bench, seed: int) -> Trainer:
     bench.cfg.seed = seed
     trainer = bench.fresh()
     bench.cfg.seed = 0
-    batches = bench.fresh().batches
+    trainer.batches, trainer.steps = bench.fresh().batches, STEPS
     trainer.model.double()
-    trainer.batches = lambda step: (batches(step)[0].double(), batches(step)[1])
-    trainer.optimizer = bench.door(bench.cfg.optim)(bench.parameters(trainer.model))
-    trainer.steps = STEPS
-    seed_everything(seed, "dropout")
+    for batches in (trainer.batches, trainer.validation):
+        batches.preprocess = batches.preprocess.to(bench.device, torch.float64)
     return trainer
 
 
@@ -94,28 +93,23 @@ def stacked(bench: story.Bench) -> str:
 
     Raises AssertionError where a stack is accepted and differs.
     """
-    alone = [in_double(bench, seed) for seed in (1, 2)]
-    lrs = torch.full((2,), float(bench.cfg.optim.lr), dtype=torch.float64)
     try:
-        model = stack.stack([in_double(bench, seed).model for seed in (1, 2)], (1, 2))
-        optimizer = stack.Optimizer(model.parameters(), bench.door(bench.cfg.optim), lrs)
+        together = Stack([in_double(bench, seed) for seed in (1, 2)], (1, 2)).trainer
     except TrainlabError as error:
         return str(error).partition(";")[0]
-    batches = alone[0].batches
-
-    def both(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(t.expand(2, *t.shape) for t in batches(step))
-
-    criterion = stack.lift(alone[0].criterion)
-    together = Trainer(model, criterion, optimizer, both, STEPS, schedule=alone[0].schedule)
-    for trainer in (*alone, together):
-        for step in range(STEPS):
-            trainer.step(*trainer.batches(step))
-    logits = together.forward(both(0)[0])
-    for run, trainer in enumerate(alone):
-        expected = trainer.forward(batches(0)[0])
-        torch.testing.assert_close(logits[run], expected, rtol=0, atol=1e-9)
+    logits = after(together)
+    for run, seed in enumerate((1, 2)):
+        trainer = in_double(bench, seed)
+        seed_everything(seed, "dropout")
+        torch.testing.assert_close(logits[run], after(trainer), rtol=0, atol=1e-9)
     return ""
+
+
+def after(trainer: Trainer) -> torch.Tensor:
+    """Logits of the first batch after STEPS steps."""
+    for step in range(STEPS):
+        trainer.step(*trainer.batches(step))
+    return trainer.forward(trainer.batches(0)[0])
 
 
 def reasons(images: Path) -> dict[tuple[str, str], str]:

@@ -1,0 +1,277 @@
+"""R single Trainers -> one that trains them together, and back. R runs, B batch, K classes."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainlab.errors import ConfigError
+from trainlab.stack import lifting
+from trainlab.stack.drawing import Drawing
+from trainlab.stack.feeding import Fed, Repeated
+from trainlab.stack.layers import single_name, stack, streams_of
+from trainlab.stack.updates import Optimizer
+from trainlab.train import Trainer, evaluating
+
+UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
+ALIKE = "at", "steps", "accumulate", "monitor", "patience", "smooth"
+
+
+class Stack:
+    """R single Trainers of one structure, at one step, as one: `trainer` is an ordinary Trainer all
+    of whose values are (R,). The single ones are only read.
+
+    `seeds` start each run's dropout stream; a generator goes on where it stands. `forward(model)`
+    gives what is called instead of the stacked model (precision, compile). `ids` has the run in
+    each place, counted as they were handed over; None is a free one.
+
+    Raises ConfigError, naming what differs, for runs that do not stack.
+    """
+
+    def __init__(
+        self,
+        trainers: Sequence[Trainer],
+        seeds: Sequence[int | torch.Generator],
+        forward: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
+    ):
+        first = trainers[0]
+        _refuse(trainers, forward)
+        self.ids: list[int | None] = list(range(len(trainers)))
+        self.streams = streams_of(seeds)
+        self.model = stack([t.model for t in trainers], self.streams).to(first.params[0].device)
+        self.batches = Fed([t.batches for t in trainers])
+        like = first.params[0]
+        lifted = partial(lifting.lifted, like=like, own=self._own(first.model))
+        held = {
+            name: [getattr(t, name) for t in trainers]
+            for name in ("criterion", "clip", "constrain")
+        }
+        given = {name: None if own[0] is None else lifted(own, name) for name, own in held.items()}
+        self.trainer = Trainer(
+            self.model, given.pop("criterion"),
+            Optimizer([t.optimizer for t in trainers], [t.model for t in trainers], self.model),
+            self.batches, first.steps, **given,
+            forward=forward and forward(self.model),
+            accumulate=first.accumulate, monitor=first.monitor, patience=first.patience,
+            smooth=first.smooth,
+        )  # fmt: skip
+        self._add(trainers, like)
+        self.kept = [*given.values(), self.trainer.criterion, self.trainer.penalty]
+        self._try(trainers)
+
+    def _own(self, single: nn.Module) -> Callable[[Any], Any]:
+        """A module or parameters of the first run -> the stack's."""
+        names = {id(m): name for name, m in single.named_modules()}
+        params = {id(p): name for name, p in single.named_parameters()}
+        mine = {single_name(name): p for name, p in self.model.named_parameters()}
+
+        def own(held: Any) -> Any:
+            if isinstance(held, nn.Module):
+                return self.model.get_submodule(names[id(held)])
+            return [mine[params[id(p)]] for p in held]
+
+        return own
+
+    def _add(self, trainers: Sequence[Trainer], like: Tensor) -> None:
+        """What a Trainer has beside its arguments."""
+        trainer, first = self.trainer, trainers[0]
+        self.begun = first.at
+        trainer.at, trainer.train_mode = first.at, first.train_mode
+        trainer.diverged = self._diverged  # the others go on
+        trainer.schedule = lifting.Schedules([t.schedule for t in trainers], trainer)
+        if first.validation is not None:
+            trainer.validation = Repeated(first.validation, self.ids)
+        if first.penalty is not None:
+            trainer.penalty = lifting.penalised([t.penalty for t in trainers], like)
+            trainer.penalised = self._own(first.model)(first.penalised)
+            trainer.extra_row = self._terms
+        if first.average is not None:
+            trainer.average = type(first.average)(self.model, first.average.rule)
+            trainer.judged = first.judged
+
+    @torch.no_grad()
+    def _terms(self) -> dict[str, Tensor]:
+        parts = self.trainer.penalty.parts(self.trainer.penalised)
+        return {f"penalty/{name}": value.cpu() for name, value in parts.items()}
+
+    def _diverged(self, step: int, what: str) -> None:
+        """A run that is not finite ends alone: see `leaving`."""
+
+    def _try(self, trainers: Sequence[Trainer]) -> None:
+        """One batch through the stack and through each run alone. Raises ConfigError where they
+        differ, or where the model draws from torch's global stream."""
+        x, _ = self.batches(self.trainer.at)
+        model, before = self.model, torch.get_rng_state()
+        kept = {name: t.clone() for name, t in model.state_dict().items()}
+        with torch.no_grad():
+            with evaluating(model):
+                together = model(x)
+                model.train()
+                model(x)
+            drawn = not torch.equal(before, torch.get_rng_state())
+            torch.set_rng_state(before)
+            model.load_state_dict(kept)
+            for run, trainer in enumerate(trainers):
+                with evaluating(trainer.model):
+                    alone = trainer.model(x[run])
+                close = torch.isclose(together[run], alone, 1e-2, 1e-2, equal_nan=True)
+                if drawn or not close.all():
+                    reason = "draws at random" if drawn else "does not treat each sample alone"
+                    raise ConfigError(f"the model does not stack: it {reason}; run one by one")
+
+    def place(self, run: int) -> int:
+        """Where run `run` stands in every (R, ...) now."""
+        return self.ids.index(run)
+
+    def leaving(self) -> list[int]:
+        """The runs still in that are done: those that diverged, and those whose last `patience`
+        evaluations brought nothing better. Waits for the device: ask after rows."""
+        trainer = self.trainer
+        done = ~trainer.optimizer.alive.cpu()
+        if trainer.patience and trainer.history:
+            oldest = trainer.history[-trainer.patience :][0][0]
+            done |= trainer.best_step < oldest
+        return [run for place, run in enumerate(self.ids) if run is not None and done[place]]
+
+    def diverged_at(self) -> dict[int, int]:
+        """Of each run still in that diverged, the step of the first loss that was not finite,
+        counted from 1."""
+        optimizer = self.trainer.optimizer
+        pairs = zip(self.ids, optimizer.alive.tolist(), optimizer.lived.tolist(), strict=True)
+        return {
+            run: self.begun + lived + 1
+            for run, alive, lived in pairs
+            if run is not None and not alive
+        }
+
+    def compact(self, runs: Sequence[int], exact: bool = True) -> None:
+        """Let go of all runs but these, which go on, bit for bit, as if nothing had happened.
+
+        The bits of a run depend on where it lies in memory (BLAS looks at its alignment, a loop of
+        vectors ends in single numbers). So a run moves by multiples of UNIT places only, a stack
+        has a multiple of UNIT to shrink at all, and free places in between (`ids` None) hold frozen
+        copies. Without `exact` it shrinks to `runs`.
+        """
+        order: list[int | None] = list(runs)
+        if exact:
+            order = _in_place(self.ids, set(runs))
+        if len(order) < len(self.ids):
+            some = next(run for run in order if run is not None)
+            self._move([self.place(some if run is None else run) for run in order])
+            self.streams = [
+                torch.Generator() if run is None else stream
+                for run, stream in zip(order, self.streams, strict=True)
+            ]
+            for module in self.model.modules():
+                if isinstance(module, Drawing):
+                    module.generators = list(self.streams)
+        self.ids[:] = order
+        free = torch.tensor([run is None for run in order], device=self.trainer.params[0].device)
+        self.trainer.optimizer.alive &= ~free
+
+    def _move(self, places: list[int]) -> None:
+        """Make (R, ...) everywhere the slices `places` of what it is."""
+        trainer = self.trainer
+        index = torch.tensor(places, device=trainer.params[0].device)
+        for module in self.model.modules():
+            for p in module._parameters.values():
+                if p is not None:
+                    p.grad, p.data = None, p.data.index_select(0, index)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.index_select(0, index)
+            if hasattr(module, "keep"):
+                module.keep(places)
+        trainer.optimizer.keep(index)
+        for part in self.kept:
+            for lifted in (part, *getattr(part, "args", ())):
+                if hasattr(lifted, "keep"):
+                    lifted.keep(index)
+        self.streams = [self.streams[place] for place in places]
+        self.batches.keep(places)
+        trainer.schedule.keep(places)
+        self._keep_seen(places, index)
+
+    def _keep_seen(self, runs: list[int], index: Tensor) -> None:
+        """What the Trainer holds of past steps."""
+        trainer, host = self.trainer, torch.tensor(runs)
+        trainer.lrs = [lr[index] for lr in trainer.lrs]
+        trainer._ones = None
+        trainer.record = [(*(c[index] for c in row[:-1]), row[-1]) for row in trainer.record]
+        trainer.history[:] = [(step, [own[run] for run in runs]) for step, own in trainer.history]
+        if trainer.best_value is not None:
+            trainer.best = {name: t[index] for name, t in trainer.best.items()}
+            trainer.best_value = trainer.best_value[host]
+            trainer.best_step = trainer.best_step[host]
+        if trainer.smoothed is not None:
+            trainer.smoothed = trainer.smoothed[host]
+        if trainer.average is not None:
+            weights = {name: t[index] for name, t in trainer.average.weights.items()}
+            trainer.average = type(trainer.average)(self.model, trainer.average.rule)
+            trainer.average.weights = weights
+
+    @torch.no_grad()
+    def take_out(self, run: int, single: Trainer) -> torch.Generator:
+        """Make a fresh single Trainer what run `run` has become: weights, buffers, optimizer state,
+        position, rows still to come, history and best weights. Returns its dropout stream; to go on
+        alone, `torch.set_rng_state(stream.get_state())`."""
+        trainer, at = self.trainer, self.place(run)
+        single.model.load_state_dict(self.weights_of(run, self.model.state_dict()))
+        params = dict(single.model.named_parameters())
+        for name, p in self.model.named_parameters():
+            state = trainer.optimizer.of_run(at, p)
+            if state:
+                single.optimizer.state[params[single_name(name)]] = state
+        single.at = trainer.at
+        single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
+        single.history[:] = [(step, own[at]) for step, own in trainer.history]
+        if trainer.best_value is not None:
+            single.best = self.weights_of(run, trainer.best)
+            single.best_value, single.best_step = trainer.best_value[at], trainer.best_step[at]
+        if trainer.smoothed is not None:
+            single.smoothed = trainer.smoothed[at]
+        if trainer.average is not None:
+            single.average.load_state_dict(self.weights_of(run, trainer.average.weights))
+        return self.streams[at]
+
+    def weights_of(self, run: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A run's own part of a state_dict of the stack, with the single model's names."""
+        at = self.place(run)
+        return {
+            single_name(name): t[at].clone(memory_format=torch.contiguous_format)
+            for name, t in state.items()
+            if not name.endswith("_extra_state")
+        }
+
+
+def _in_place(ids: list[int | None], kept: set[int]) -> list[int | None]:
+    """The runs that stay, each a multiple of UNIT places from where it was; None is free."""
+    if len(ids) % UNIT == 0:
+        columns = [[run for run in ids[c::UNIT] if run in kept] for c in range(UNIT)]
+        rows = max(map(len, columns))
+        if 0 < rows * UNIT < len(ids):
+            return [column[row] if row < len(column) else None for row in range(rows)
+                    for column in columns]  # fmt: skip
+    return [run if run in kept else None for run in ids]
+
+
+def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable] | None) -> None:
+    """Raises ConfigError for what no stack can hold together."""
+    first = trainers[0]
+    for name in ALIKE:
+        if any(getattr(t, name) != getattr(first, name) for t in trainers):
+            raise ConfigError(f"{name}: differs between the runs of a stack; run them one by one")
+    for name in ("criterion", "clip", "constrain", "penalty", "average", "validation"):
+        if len({getattr(t, name) is None for t in trainers}) > 1:
+            raise ConfigError(f"{name}: some runs of a stack have one; run them one by one")
+    if first.scaler is not None:
+        raise ConfigError("precision = fp16: its one scale is for one run; run one by one")
+    if forward is None and any(t.forward is not t.model for t in trainers):
+        raise ConfigError("precision, compile, channels_last: not in a stack; run one by one")
+    if getattr(first.judged, "args", (None,))[0] is not None:
+        raise ConfigError("evaluate.statistics, average.swa: not in a stack; run one by one")
+    rules = {repr(getattr(getattr(t.average, "rule", None), "keywords", None)) for t in trainers}
+    if len(rules) > 1:
+        raise ConfigError("average: differs between the runs of a stack; run them one by one")
