@@ -108,8 +108,9 @@ def single(asked: Any) -> tuple[Any, Path]:
     return result.return_value, directory
 
 
-def job(cfg: Any) -> Any:
-    """The task function: the story's summary, or the exception that ended it."""
+def job(cfg: Any, tell: Any = None) -> Any:
+    """The task function: the story's summary, or the exception that ended it. `tell(story, ...)`
+    may tell it otherwise."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -134,7 +135,8 @@ def job(cfg: Any) -> Any:
         import torch._dynamo  # noqa: F401  every optimizer would, and walk the objects on its way
 
         gc.enable()
-        return story(cfg, directory, door, {group: picked.get(group) for group in words.usual()})
+        told = cfg, directory, door, {group: picked.get(group) for group in words.usual()}
+        return tell(story, *told) if tell else story(*told)
     except Exception as error:
         return error
 

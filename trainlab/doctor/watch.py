@@ -28,7 +28,8 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
-            found = dead_units(bench, trainer) if "val/loss" in values else {}
+            known = any(tag.startswith("activation_dead/") for tag in values)  # counted by a stack
+            found = dead_units(bench, trainer) if "val/loss" in values and not known else {}
         watch.rows(step, values | {f"activation_dead/{layer}": s for layer, s in found.items()})
 
     if trainer.at == 0:

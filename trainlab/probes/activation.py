@@ -47,9 +47,10 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return means.mean(), pooled.sqrt_(), variances.sqrt_().mean()
 
 
-def samples(values: Tensor) -> list[int]:
-    """The dimensions of (B, U, ...) that are not the units."""
-    return [d for d in range(values.dim()) if d != 1]
+def samples(values: Tensor, runs: bool = False) -> list[int]:
+    """The dimensions of (B, U, ...) that are not the units; of (R, B, U, ...) neither the runs."""
+    kept = (0, 2) if runs else (1,)
+    return [d for d in range(values.dim()) if d not in kept]
 
 
 def slopes(functions: list[Callable[[Tensor], Tensor]], inputs: list[Tensor]) -> list[Tensor]:
@@ -92,7 +93,7 @@ def flat_below(layer: Layer) -> Tensor:
 
 
 @torch.no_grad()
-def dead(model: nn.Module, batches: Any) -> dict[str, float]:
+def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
     """Share of dead units of each activation over one pass: saturated on every sample, in
     evaluation mode.
 
@@ -111,10 +112,12 @@ def dead(model: nn.Module, batches: Any) -> dict[str, float]:
                     model(batches(step)[0])
                 calls = [layer for layer in layers if layer.elementwise]
                 for layer, flat in zip(calls, saturated(calls), strict=True):
-                    stuck[layer.name] = flat.all(samples(flat)) & stuck.get(layer.name, True)
-                    finite[layer.name] = layer.out.isfinite().all() & finite.get(layer.name, True)
+                    name, out = layer.name, layer.out.isfinite()
+                    units = flat.all(samples(flat, runs))
+                    stuck[name] = units & stuck.get(name, True)
+                    finite[name] = out.flatten(int(runs)).all(-1) & finite.get(name, True)
     finally:
         for module, mode in modes:
             module.training = mode
-    shares = [torch.where(finite[name], u.float().mean(), torch.nan) for name, u in stuck.items()]
+    shares = [torch.where(finite[name], u.float().mean(-1), torch.nan) for name, u in stuck.items()]
     return dict(zip(stuck, torch.stack(shares).tolist() if shares else [], strict=True))

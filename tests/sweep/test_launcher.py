@@ -1,0 +1,116 @@
+"""hydra/launcher=stack leaves for every job the folder that it would have left alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainlab import log
+from trainlab.__main__ import main
+
+LINES = ["-m", "optim.lr=0.1,0.03", "seed=0,1", "max_steps=60", "probe.every=20", "quiet=true"]
+
+
+def sweep(folder, *lines, launcher="stack"):
+    code = main([*lines, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"])
+    jobs = sorted((p.parent for p in Path(folder).glob("*/config.yaml")), key=lambda p: p.name)
+    return code, {job.name.replace(f"_hydra-launcher={launcher}", ""): job for job in jobs}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps")
+    code, stacked = sweep(folder / "stack", *LINES, "stack.size=4")
+    assert code == 0
+    code, alone = sweep(folder / "basic", *LINES, "stack.size=4", launcher="basic")
+    assert code == 0
+    return stacked, alone
+
+
+def test_the_folders_hold_the_same_files(both):
+    stacked, alone = both
+    assert len(stacked) == 4 and stacked.keys() == alone.keys()
+    for name, job in stacked.items():
+        files = [{kind(p.relative_to(each)) for p in each.rglob("*") if p.is_file()}
+                 for each in (job, alone[name])]  # fmt: skip
+        assert files[0] == files[1]
+        for file in ("config.yaml", ".hydra/config.yaml"):
+            assert (job / file).read_bytes() == (alone[name] / file).read_bytes()
+        states = [json.loads((each / "status.json").read_text()) for each in (job, alone[name])]
+        assert states[0] | {"pid": 0} == states[1] | {"pid": 0}
+
+
+def kind(path):
+    """A path without what differs from start to start."""
+    name = str(path)
+    return "events" if "tfevents" in name else name.rpartition("-best")[0] or name
+
+
+def test_the_rows_are_those_of_the_runs_alone(both):
+    stacked, alone = both
+    for name, job in stacked.items():
+        mine, own = (rows_of(each) for each in (job, alone[name]))
+        assert mine.keys() == own.keys()
+        for step, row in mine.items():
+            assert row.keys() == own[step].keys()
+            for tag, value in row.items():
+                assert float(value) == pytest.approx(float(own[step][tag]), rel=2e-2, abs=2e-2)
+
+
+def rows_of(job):
+    found: dict = {}
+    for row in log.rows(job / "metrics.jsonl"):
+        if "histogram" in row:
+            found.setdefault(row["step"], {})[row["histogram"]] = sum(row["counts"])
+        elif "step" in row:
+            values = {tag: v for tag, v in row.items() if tag != "step"}
+            found.setdefault(row["step"], {}).update(values)
+    return found
+
+
+def test_summaries_and_findings(both):
+    stacked, alone = both
+    for name, job in stacked.items():
+        mine, own = (json.loads((each / "summary.json").read_text()) for each in (job, alone[name]))
+        assert mine.keys() == own.keys()
+        assert mine["results"]["val"]["loss"] == pytest.approx(own["results"]["val"]["loss"], 1e-3)
+        assert mine["best_step"] == own["best_step"] and mine["steps"] == own["steps"] == 60
+        found = [json.loads((each / "findings.json").read_text()) for each in (job, alone[name])]
+        assert [f["id"] for f in found[0]] == [f["id"] for f in found[1]]
+
+
+def test_a_job_alone_can_be_loaded_and_judged_again(both):
+    import trainlab
+
+    job = next(iter(both[0].values()))
+    kept = json.loads((job / "summary.json").read_text())
+    again = trainlab.run("task=evaluate", f"resume={job}", "quiet=true")
+    assert again["results"] == kept["results"]
+
+
+def test_a_run_that_diverges_ends_alone(tmp_path, capsys):
+    lines = ["-m", "optim.lr=0.1,1e6", "seed=0,1", "max_steps=120", "stack.size=4",
+             "preflight=none", "quiet=true"]  # fmt: skip
+    code, jobs = sweep(tmp_path, *lines)
+    assert code == 8
+    states = {name: json.loads((j / "status.json").read_text()) for name, j in jobs.items()}
+    assert {s["state"] for n, s in states.items() if "lr=0.1" in n} == {"finished"}
+    lost = [s for n, s in states.items() if "lr=0.1" not in n]
+    assert [s["state"] for s in lost] == ["diverged"] * 2
+    assert "try optim.lr=" in capsys.readouterr().err
+
+
+def test_what_does_not_stack_runs_alone_with_the_reason(tmp_path, capsys):
+    lines = ["-m", "optim=muon", "seed=0,1", "max_steps=5", "preflight=none", "stack.size=2"]
+    code, jobs = sweep(tmp_path, *lines)
+    assert code == 0 and len(jobs) == 2
+    assert "one by one: " in capsys.readouterr().out
+
+
+def test_jobs_of_another_structure_are_another_stack(tmp_path, capsys):
+    lines = ["-m", "activation=relu,tanh", "seed=0,1", "max_steps=5", "preflight=none",
+             "stack.size=8"]  # fmt: skip
+    code, jobs = sweep(tmp_path, *lines)
+    assert code == 0 and len(jobs) == 4
+    out = capsys.readouterr().out
+    assert "stack 0: 2 runs" in out and "stack 1: 2 runs" in out

@@ -1,0 +1,1 @@
+"""Thin plug-ins of Hydra."""

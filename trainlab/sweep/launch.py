@@ -1,0 +1,99 @@
+"""The jobs of a sweep, stack by stack, each in the folder that it would have had alone."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import run_job
+from omegaconf import OmegaConf
+
+from trainlab import rundir, spine, story
+from trainlab.show import Show
+from trainlab.sweep.compose import configs
+from trainlab.sweep.partition import groups
+from trainlab.sweep.planner import planned
+from trainlab.sweep.together import Paused, together
+
+
+def launch(
+    context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
+) -> list[Any]:
+    """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report."""
+    job, report = task.args
+    cfgs = configs(context, master, overrides, begin)
+    ours = [OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]) for c in cfgs]
+    plain = [spine.values(cfg) for cfg in ours]
+    show, returns = Show(quiet=ours[0].quiet), {}
+    sweep = Path(str(master.hydra.sweep.dir))
+    for number, places in enumerate(groups(plain)):
+        shared = Shared()
+
+        def opened(place: int, shared: "Shared" = shared) -> Any:
+            returns[place] = run_job(
+                hydra_context=context,
+                task_function=partial(job, tell=shared.open),
+                config=cfgs[place],
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                configure_logging=False,
+            )
+            return returns[place].return_value
+
+        while places:
+            first = opened(places[0])
+            size = 1
+            if isinstance(first, Paused) and len(places) > 1:
+                plan = planned(shared.bench, len(places), ours[0].stack.size, sweep, number)
+                size = plan.size
+                show.note(f"stack {number}: {len(places)} runs, {plan.told}")
+            chunk, places = places[:size], places[size:]
+            outcomes = [first, *map(opened, chunk[1:])]
+            ready = [o for o in outcomes if isinstance(o, Paused)]
+            ended = iter(together(ready, show))
+            for place, outcome in zip(chunk, outcomes, strict=True):
+                outcome = next(ended) if isinstance(outcome, Paused) else outcome
+                returns[place].return_value = kept(outcome, returns[place], report)
+    return [returns[place] for place in range(len(cfgs))]
+
+
+def kept(outcome: Any, done: Any, report: Callable) -> Any:
+    """The outcome; a failure is told and leaves its status, and ends no other run."""
+    directory = Path(done.hydra_cfg.hydra.runtime.output_dir)
+    if isinstance(outcome, Exception):
+        report(outcome, directory)
+        if not rundir.told(directory):
+            status = {"state": "failed", "step": 0, "reason": str(outcome)}
+            (directory / "status.json").write_text(json.dumps(status))
+    return outcome
+
+
+class Shared:
+    """What the jobs of one stack have in common: the data, the verdicts of the preflight."""
+
+    def __init__(self) -> None:
+        self.bench: Any = None
+        self.verdicts: list[Any] | None = None
+
+    def open(self, told: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
+        """A story up to where it trains; of another task, the whole of it."""
+        if getattr(told, "func", None) is not story.train:
+            return told(cfg, directory, door, choices)
+        chapters = story.chapters(cfg, directory, door, choices, self.prepare, self.check)
+        return Paused.at_fit(chapters, lambda: self.latest)
+
+    def prepare(self, cfg: Any, door: Any) -> Any:
+        if self.bench is None:
+            self.bench = story.prepare(cfg, door)
+        self.latest = replace(self.bench, cfg=cfg, door=door)
+        return self.latest
+
+    def check(self, bench: Any, directory: Path, show: Any) -> list[Any]:
+        if self.verdicts is None:
+            self.verdicts, self.where = story.preflight(bench, directory, show), directory
+        elif (self.where / "verdicts.json").exists():
+            shutil.copy(self.where / "verdicts.json", directory / "verdicts.json")
+        return self.verdicts

@@ -1,0 +1,38 @@
+"""Which jobs can be one stack: those whose configs differ in values only that a stack keeps apart.
+What is refused on closer look (trainlab.stack) runs alone, with the reason."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainlab import spine
+
+# each run's own, as long as all have one or none has
+OWN = """
+    seed optim.lr optim.weight_decay optim.momentum optim.betas optim.alpha optim.eps optim.rho
+    penalty.l1 penalty.l2 clip.norm clip.value loss.label_smoothing model.dropout groups.lr
+    init.gain init.weight schedule constraint.max_norm
+""".split()  # noqa: SIM905
+PRESENT = "optim.weight_decay", "penalty", "clip", "constraint", "model.dropout", "optim.momentum"
+
+
+def key(config: Mapping[str, Any]) -> str:
+    """Equal for jobs of one stack."""
+    flat = {k: v for k, v in spine.flat(dict(config)).items() if not spine.harmless(k)}
+    rest = {k: v for k, v in flat.items() if not within(k, OWN)}
+    rest |= {k: bool(v) for k, v in flat.items() if within(k, PRESENT)}
+    lengths = {k: config.get(k) for k in ("epochs", "max_steps", "device", "threads")}
+    cadences = {k: config[k]["every"] for k in ("log", "probe", "evaluate")}
+    return json.dumps([rest, lengths, cadences], sort_keys=True)
+
+
+def within(name: str, roots: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{root}.") for root in roots)
+
+
+def groups(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The places of the jobs of each stack, in the order in which they come first."""
+    found: dict[str, list[int]] = {}
+    for place, config in enumerate(configs):
+        found.setdefault(key(config), []).append(place)
+    return list(found.values())
