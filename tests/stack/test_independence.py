@@ -87,7 +87,7 @@ def test_one_run_that_diverges_or_stops_changes_no_bit_of_another(name, trial, h
         assert group.diverged_at() == {bad: at + 1}
 
 
-@pytest.mark.parametrize("name", [*KINDS][:3])
+@pytest.mark.parametrize("name", [*KINDS][:4])
 def test_a_stack_that_shrinks_changes_no_bit_of_those_that_stay(name):
     bench = bench_of(*typed(*KINDS[name], *FEW, "data.train_size=60"))
     whole, group = walk(group_of(bench, 64), 6), group_of(bench, 64)
