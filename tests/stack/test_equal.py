@@ -14,6 +14,7 @@ OPTIMIZERS = [
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "amsgrad", "adamw", "nadam", "radam",
     "adamax", "adagrad", "adadelta", "momentum_ema", "rmsprop_momentum",
 ]  # fmt: skip
+LEARNED = "maxout", "prelu", "rrelu"
 OURS = "sgd", "momentum", "nesterov", "adam", "amsgrad", "adamw"
 
 
@@ -50,7 +51,9 @@ def test_every_norm_of_a_layer(word, steps):
 
 
 @steps(6)
-@pytest.mark.parametrize("activation", ["elu", "maxout", "prelu", "rrelu"])
+@pytest.mark.parametrize(
+    "activation", ["elu", *(pytest.param(w, marks=pytest.mark.long) for w in LEARNED)]
+)
 @pytest.mark.parametrize("word", NORMS)
 def test_every_norm_of_a_convolution(word, activation, steps):
     groups = ["norm.groups=2"] if word == "group" else []
