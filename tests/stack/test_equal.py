@@ -1,12 +1,14 @@
 """A stack equals separate runs in float64, metrics included, over the catalogue."""
 
 import pytest
+import torch
 from benches import bench_of
-from stacking import LRS, SEEDS, compare, typed
+from stacking import LRS, SEEDS, compare, single, typed
 
 from trainlab import words
 from trainlab.errors import ConfigError
-from trainlab.train import Every
+from trainlab.stack import Stack
+from trainlab.train import Every, Watch
 
 CNN = ["model=cnn", "model.channels=[4,6]"]
 NORMS = ["none", "batch", "layer", "group", "instance", "rms", "weight"]
@@ -14,6 +16,7 @@ OPTIMIZERS = [
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "amsgrad", "adamw", "nadam", "radam",
     "adamax", "adagrad", "adadelta", "momentum_ema", "rmsprop_momentum",
 ]  # fmt: skip
+LEARNED = "maxout", "prelu", "rrelu"
 OURS = "sgd", "momentum", "nesterov", "adam", "amsgrad", "adamw"
 
 
@@ -50,7 +53,9 @@ def test_every_norm_of_a_layer(word, steps):
 
 
 @steps(6)
-@pytest.mark.parametrize("activation", ["elu", "maxout", "prelu", "rrelu"])
+@pytest.mark.parametrize(
+    "activation", ["elu", *(pytest.param(w, marks=pytest.mark.long) for w in LEARNED)]
+)
 @pytest.mark.parametrize("word", NORMS)
 def test_every_norm_of_a_convolution(word, activation, steps):
     groups = ["norm.groups=2"] if word == "group" else []
@@ -157,3 +162,36 @@ def test_what_does_not_stack_is_refused_with_the_reason(words):
         overrides = ["activation=leaky_relu"]
     with pytest.raises(ConfigError, match=words):
         check(2, overrides, runs(**own))
+
+
+RECIPES = [
+    (activation, norm, optim)
+    for activation in ("relu", "elu", "tanh", "gelu", "maxout")
+    for norm in ("none", "batch", "layer")
+    for optim in ("momentum", "adam")
+]
+
+
+@pytest.mark.long
+def test_in_float32_accuracies_differ_by_less_than_seeds_do():
+    """30 recipes, 4 seeds each, 450 steps: means of the paired differences against the spread over
+    seeds."""
+    differences, spreads = [], []
+    for activation, norm, optim in RECIPES:
+        words = [f"activation={activation}", f"norm={norm}", f"optim={optim}", "max_steps=450"]
+        bench = bench_of(*typed(*words, "epochs=100", "data.train_size=600", "model.dropout=0.1"))
+        group = Stack([single(bench, {"seed": s}, torch.float32) for s in range(4)], range(4))
+        group.trainer.fit(Every(log=50), Watch())
+        mine = group.trainer.evaluate(group.trainer.validation)["accuracy"]
+        alone = torch.zeros(4, dtype=torch.float64)
+        for seed in range(4):
+            trainer = single(bench, {"seed": seed}, torch.float32)
+            trainer.fit(Every(log=50), Watch())
+            alone[seed] = trainer.evaluate(trainer.validation)["accuracy"]
+        differences.append(mine - alone)
+        spreads.append(alone.std())
+    difference, spread = torch.stack(differences), torch.stack(spreads).square().mean().sqrt()
+    print(f"mean {difference.mean():.5f}, std {difference.std():.5f}, over seeds {spread:.5f}")
+    assert len(RECIPES) == 30
+    assert abs(difference.mean()) <= 2 * spread / difference.numel() ** 0.5
+    assert difference.std() <= spread

@@ -87,7 +87,7 @@ def test_one_run_that_diverges_or_stops_changes_no_bit_of_another(name, trial, h
         assert group.diverged_at() == {bad: at + 1}
 
 
-@pytest.mark.parametrize("name", [*KINDS][:3])
+@pytest.mark.parametrize("name", [*KINDS][:4])
 def test_a_stack_that_shrinks_changes_no_bit_of_those_that_stay(name):
     bench = bench_of(*typed(*KINDS[name], *FEW, "data.train_size=60"))
     whole, group = walk(group_of(bench, 64), 6), group_of(bench, 64)
@@ -216,3 +216,15 @@ def test_the_dropout_stream_is_that_of_the_run_alone():
     alone.model.train()
     alone.step(*alone.batches(0))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_whose_validation_loss_is_not_finite_has_diverged():
+    group = group_of(bench_of(*typed(*FEW)), 3)
+    walk(group, 1)
+    with torch.no_grad():
+        group.trainer.params[0][1] = float("inf")
+    group.trainer.validate()
+    assert group.leaving() == [1]
+    assert group.diverged_at() == {1: 2}
+    walk(group, 3)
+    assert group.leaving() == [1]

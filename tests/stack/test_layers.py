@@ -143,3 +143,26 @@ def test_a_model_whose_stack_would_be_another_is_refused(model, words):
         trainer.optimizer = torch.optim.SGD(trainer.params, lr=0.1)
     with pytest.raises(ConfigError, match=words):
         stacks.Stack(singles, range(2))
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 16, 24, 64])
+def test_grouped_convolutions_and_pooling_have_the_right_gradient_in_float32(runs):
+    """torch's fast kernels, which float64 does not take, had wrong ones: pytorch#50042, #52313."""
+    torch.manual_seed(0)
+
+    def net():
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(3, 5, 3, padding=1), nn.ELU(), nn.AvgPool2d(2), nn.Flatten(),
+            nn.Linear(20, 4),
+        )  # fmt: skip
+
+    models = [net() for _ in range(runs)]
+    x = torch.randn(runs, 6, 1, 8, 8)
+    stacked = stacks.stack(models, range(runs))
+    stacked(x).square().sum().backward()
+    for run, model in enumerate(models):
+        model(x[run]).square().sum().backward()
+        for name, p in model.named_parameters():
+            mine = stacked.get_parameter(name).grad[run]
+            torch.testing.assert_close(mine, p.grad, rtol=1e-3, atol=1e-3, msg=f"{run} {name}")

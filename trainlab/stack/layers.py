@@ -2,7 +2,8 @@
 
 Each layer that has a stacked form is replaced by it, a module that only adds and multiplies what
 its parts put out keeps its own forward, and torch.func maps the rest. Convolutions keep their maps
-packed in memory as (B, R * C, H, W), so that from one to the next nothing is copied.
+packed in memory as (B, R * C, H, W), on the CPU as (B, H, W, R * C), so that from one to the next
+nothing is copied.
 """
 
 import copy

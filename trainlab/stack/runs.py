@@ -80,6 +80,7 @@ class Stack:
         self.begun = first.at
         trainer.at, trainer.train_mode = first.at, first.train_mode
         trainer.diverged = self._diverged  # the others go on
+        trainer.evaluate = self._evaluate
         trainer.schedule = lifting.Schedules([t.schedule for t in trainers], trainer)
         if first.validation is not None:
             trainer.validation = Repeated(first.validation, self.ids)
@@ -98,6 +99,13 @@ class Stack:
 
     def _diverged(self, step: int, what: str) -> None:
         """A run that is not finite ends alone: see `leaving`."""
+
+    def _evaluate(self, batches: Any) -> dict[str, Tensor]:
+        """As the Trainer's; a run whose loss is not finite there has diverged, too."""
+        seen = Trainer.evaluate(self.trainer, batches)
+        alive = self.trainer.optimizer.alive
+        alive &= seen["loss"].isfinite().to(alive.device)
+        return seen
 
     def _try(self, trainers: Sequence[Trainer]) -> None:
         """One batch through the stack and through each run alone. Raises ConfigError where they
@@ -137,7 +145,7 @@ class Stack:
 
     def diverged_at(self) -> dict[int, int]:
         """Of each run still in that diverged, the step of the first loss that was not finite,
-        counted from 1."""
+        counted from 1: the one after its last, where the validation loss was not."""
         optimizer = self.trainer.optimizer
         pairs = zip(self.ids, optimizer.alive.tolist(), optimizer.lived.tolist(), strict=True)
         return {
