@@ -1,6 +1,7 @@
 """Every planted fault against the doctor, and healthy runs beside them.
 
     python scripts/fault_benchmark.py fit results.jsonl --jobs 2
+    python scripts/fault_benchmark.py freeze docs/thresholds.json
     python scripts/fault_benchmark.py report results.jsonl --jobs 2 --mnist DIR
     python scripts/fault_benchmark.py slice results.jsonl
     python scripts/fault_report.py results.jsonl docs/doctor.md docs/confusion.png
@@ -11,6 +12,8 @@ holds already are not run again. `slice` is what the tests run.
 """
 
 import argparse
+import ast
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -33,6 +36,8 @@ from trainlab.build import Door
 from trainlab.doctor.examine import Doctor, examine
 from trainlab.errors import ConfigError, NonFiniteError
 
+PACKAGE = Path(trainlab.__file__).parent
+FROZEN = Path(__file__).resolve().parents[1] / "docs" / "thresholds.json"
 COMMON = ["device=cpu", "quiet=true", "preflight=full", "task=train", "epochs=8"]
 INVARIANT = {"data_nonfinite", "init_zero", "init_symmetric", "graph_batch_leak",
              "graph_input_ignored", "loop_no_zero_grad", "loop_param_not_updated"}  # fmt: skip
@@ -289,6 +294,21 @@ def attempt(spec: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def thresholds() -> dict[str, Any]:
+    """Every number that a rule or a check compares with: the constants at the top of the files of
+    trainlab/doctor and trainlab/checks, and the digest of them all."""
+    found = {}
+    for path in sorted(PACKAGE.glob("doctor/*.py")) + sorted(PACKAGE.glob("checks/*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()").isupper():
+                value = ast.unparse(node.value)
+                if any(c.isdigit() for c in value):
+                    name = ast.unparse(node.targets[0])
+                    found[f"{path.relative_to(PACKAGE)}: {name}"] = value
+    text = json.dumps(found, sort_keys=True).encode()
+    return {"sha256": hashlib.sha256(text).hexdigest(), "constants": found}
+
+
 def specs_of(pool: str, mnist: str | None) -> list[dict[str, Any]]:
     seeds = {"fit": range(3), "report": range(100, 103), "slice": range(1)}[pool]
     many = {"fit": range(10, 14), "report": range(110, 114), "slice": range(10, 11)}[pool]
@@ -302,12 +322,17 @@ def specs_of(pool: str, mnist: str | None) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pool", choices=("fit", "report", "slice"))
+    parser.add_argument("pool", choices=("fit", "freeze", "report", "slice"))
     parser.add_argument("results", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--mnist", help="folder of MNIST, for the pool `report`")
     parser.add_argument("--only", help="a part of the words and variants, for a closer look")
     args = parser.parse_args()
+    if args.pool == "freeze":
+        args.results.write_text(json.dumps(thresholds(), indent=1) + "\n")
+        return
+    if args.pool == "report" and json.loads(FROZEN.read_text()) != thresholds():
+        sys.exit(f"thresholds are not those of {FROZEN}: freeze them before they are reported on")
     done = set()
     if args.results.exists():
         done = {key(json.loads(line)) for line in args.results.read_text().splitlines()}

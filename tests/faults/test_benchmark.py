@@ -2,6 +2,7 @@
 whole benchmark stands in docs/doctor.md."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -45,3 +46,10 @@ def test_healthy_runs_are_left_alone(rows):
     healthy = [row for row in rows if row["kind"] == "healthy"]
     assert len(healthy) >= 20
     assert not [(row["variant"], alarms(row)) for row in healthy if alarms(row)]
+
+
+def test_the_page_reports_on_these_thresholds():
+    """A changed threshold makes docs/doctor.md stale: run the benchmark again."""
+    now = benchmark.thresholds()
+    assert json.loads(benchmark.FROZEN.read_text()) == now
+    assert now["sha256"] in (benchmark.FROZEN.parent / "doctor.md").read_text()

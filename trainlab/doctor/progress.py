@@ -19,7 +19,7 @@ def undertrained(h: History) -> list[Finding]:
         return []
     right = [h.last(f"{split}/accuracy") or 0.0 for split in ("train", "val")]
     known = train[-1][1] < AT_CHANCE * min(h.chance, h.start)
-    if max(right) > LEARNED or not known:
+    if max(right) > LEARNED or not (known or train[-1][0] < FEW):
         return []
     if train[-1][0] < FEW:
         evidence = f"{train[-1][0]} steps in all; accuracy {max(right):.2f}"
