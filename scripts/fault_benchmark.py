@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -95,8 +96,7 @@ def subjects(pool: str, mnist: str | None) -> dict[str, list[str]]:
             "cnn": ["model=cnn"],
             "bn": ["model.widths=[128,64]", "norm=batch", "model.dropout=0.2"],
         }
-    images = ["data=mnist", f"data.root={mnist}"] if mnist else ["data=blobs"]
-    other = [*images, "data.train_size=1500"] if mnist else images
+    other = ["data=npz", f"data.root={mnist}"] if mnist else ["data=blobs"]
     return {
         "mlp": ["model.widths=[80,80,80,80,80,80]", "activation=elu", "data.split_seed=7"],
         "cnn": ["model=cnn", "model.channels=[12,24]", *other] if mnist else ["model=cnn"],
@@ -279,6 +279,14 @@ def bench_of(lines: list[str]) -> story.Bench:
     return story.prepare(cfg, Door(cfg.trust))
 
 
+def few_of(mnist: str, folder: str) -> str:
+    """A file of 2,500 images of MNIST, which loads faster than all of them a thousand times."""
+    train = bench_of(["data=mnist", f"data.root={mnist}", "probe=none"]).splits.train
+    path = f"{folder}/images.npz"
+    np.savez(path, x=train.x[:2500].numpy(), y=train.y[:2500].numpy())
+    return path
+
+
 def key(row: dict[str, Any]) -> str:
     names = "pool", "kind", "fault", "severity", "subject", "variant", "seed"
     return json.dumps([row.get(name) for name in names])
@@ -336,7 +344,9 @@ def main() -> None:
     done = set()
     if args.results.exists():
         done = {key(json.loads(line)) for line in args.results.read_text().splitlines()}
-    specs = [spec for spec in specs_of(args.pool, args.mnist) if key(spec) not in done]
+    folder = tempfile.TemporaryDirectory()
+    images = few_of(args.mnist, folder.name) if args.mnist else None
+    specs = [spec for spec in specs_of(args.pool, images) if key(spec) not in done]
     if args.only:
         named = [spec.get("fault") or spec.get("variant") for spec in specs]
         specs = [s for s, name in zip(specs, named, strict=True) if args.only in name]
