@@ -14,7 +14,7 @@ from trainlab.doctor.examine import examine, keep
 from trainlab.doctor.finding import card, shown
 from trainlab.errors import NonFiniteError
 from trainlab.taps import eager, unmoved
-from trainlab.train import Watch, evaluating
+from trainlab.train import Watch, due, evaluating
 
 
 @contextmanager
@@ -28,8 +28,8 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
-            known = any(tag.startswith("activation_dead/") for tag in values)  # counted by a stack
-            found = dead_units(bench, trainer) if "val/loss" in values and not known else {}
+            here = trainer.at == step  # not so in a stack, which counts for all its runs
+            found = dead_units(bench, trainer) if "val/loss" in values and here else {}
         watch.rows(step, values | {f"activation_dead/{layer}": s for layer, s in found.items()})
 
     if trainer.at == 0:
@@ -58,13 +58,15 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
             show.notes(told(cost, seconds, every, at, trainer.at))
 
 
-def dead_units(bench: Any, trainer: Any) -> dict[str, float]:
-    """Share of dead units of each activation, counted with every validation."""
-    if "activation" not in bench.cfg.probe:
+def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
+    """Share of dead units of each activation, counted with the 1st, 2nd, 4th validation and every
+    5th, and the last: a pass costs as much as a few steps."""
+    often = due(len(trainer.history), 5) or len(trainer.history) in (1, 2, 4)
+    if "activation" not in bench.cfg.probe or not (often or trainer.ended()):
         return {}
     from trainlab.probes.activation import dead
 
-    return dead(trainer.model, trainer.validation)
+    return dead(trainer.model, trainer.validation, runs)
 
 
 def drawn(trainer: Any) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainlab.taps import Histogram, Layer, Sight, eager, histogram, single, taps, unmoved
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
+ENOUGH = 1024  # samples that tell a dead unit: one that is active for 1 in 300 is missed by 3 %
 USUAL = 4.0  # the |x| that count where |f'| grows without end
 _flat_below: dict[tuple, Tensor] = {}
 
@@ -94,8 +95,8 @@ def flat_below(layer: Layer) -> Tensor:
 
 @torch.no_grad()
 def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
-    """Share of dead units of each activation over one pass: saturated on every sample, in
-    evaluation mode.
+    """Share of dead units of each activation over one pass, or its first ENOUGH samples: saturated
+    on every sample, in evaluation mode.
 
     `batches(step)` for step < `batches.per_epoch` gives x (B, ...) and y. Modes, buffers and random
     streams are left as they were. A layer that is not finite has nan. One transfer to the host.
@@ -107,9 +108,14 @@ def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
     try:
         model.eval()
         with unmoved(model):
+            seen = 0
             for step in range(batches.per_epoch):
+                if seen >= ENOUGH:
+                    break
+                x = batches(step)[0]
+                seen += x.shape[int(runs)]
                 with taps(model) as layers:
-                    model(batches(step)[0])
+                    model(x)
                 calls = [layer for layer in layers if layer.elementwise]
                 for layer, flat in zip(calls, saturated(calls), strict=True):
                     name, out = layer.name, layer.out.isfinite()

@@ -107,10 +107,10 @@ class Crew:
     def rows(self, step: int, values: dict[str, Tensor]) -> None:
         """One row to each run that goes on; who is done leaves."""
         trainer, stack = self.stack.trainer, self.stack
-        if "val/loss" in values and "activation" in self.measured:
-            from trainlab.probes.activation import dead
+        if "val/loss" in values and self.measured:
+            from trainlab.doctor.watch import dead_units
 
-            found = dead(trainer.model, trainer.validation, runs=True)
+            found = dead_units(self.jobs[0].bench, trainer, runs=True)
             values = values | {f"activation_dead/{name}": share for name, share in found.items()}
         values = values | trainer.extra_row()
         columns = {tag: torch.as_tensor(value).tolist() for tag, value in values.items()}
