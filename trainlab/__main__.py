@@ -78,10 +78,11 @@ def _asked(argv: Sequence[str]) -> int:
             return hydra.show_info(args.info, "config", asked.first) or 0
         if args.cfg:
             return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
-        if args.multirun:
+        if args.multirun or asked.ours.repeats > 1:
             from trainlab.multirun import sweep
 
-            directory = wanted(asked.typed("hydra.sweep.dir"), "sweep")
+            key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
+            directory = wanted(asked.typed(key), "sweep" if args.multirun else name(asked))
             return sweep(asked, directory, job, report)
         outcome, directory = single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0

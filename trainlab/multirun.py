@@ -19,21 +19,33 @@ def sweep(asked: Any, directory: Path, job: Callable, report: Callable) -> int:
     if (directory / "multirun.yaml").exists():
         raise errors.BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
     lines = [o.input_line for o in asked.overrides]
+    if (n := asked.ours.repeats) > 1:
+        if asked.ours.resume is not None:
+            raise errors.ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
+        seed = asked.typed("seed")
+        if seed is not None and not isinstance(seed, int):
+            raise errors.ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
+        first = asked.ours.seed
+        lines = [line for line in lines if not line.startswith(("seed=", "hydra.run.dir="))]
+        lines.append(f"seed={','.join(str(first + i) for i in range(n))}")
+        if asked.typed("hydra/launcher") is None:
+            lines.append("hydra/launcher=stack")
     if asked.typed("hydra.sweep.dir") is None:
         lines.append(f"hydra.sweep.dir='{directory}'")
     if asked.typed("hydra.sweep.subdir") is None:
         ours = [o for o in asked.overrides if not o.is_hydra_override()]
         odd = [o.key_or_group for o in ours if re.search(r"[^\w.,=+-]", o.input_line)]
-        length = sum(len(o.input_line) for o in ours if o.key_or_group not in odd)
+        quiet = [*odd, "repeats", "stack.size", "quiet"]
+        length = sum(len(o.input_line) for o in ours if o.key_or_group not in quiet)
         named = "_${hydra.job.override_dirname}" if 0 < length < 150 else ""
         lines.append(f"hydra.sweep.subdir='${{hydra.job.num}}{named}'")
-        lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(odd)}]")
+        lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quiet)}]")
     function = partial(one, job, report)
     function.__module__ = "trainlab.multirun"  # Hydra asks for it
     asked.hydra.multirun("config", function, [*lines, "hydra.mode=MULTIRUN"])
     folders = sorted((path.parent for path in directory.glob("**/.hydra")), key=number)
     if not asked.cfg.quiet:
-        compare(folders, directory)
+        compare(folders, directory, asked.ours.repeats)
     failed = 0
     for folder in folders:
         status = rundir.told(folder)
@@ -62,8 +74,9 @@ def one(job: Callable, report: Callable, cfg: Any) -> Any:
     return outcome
 
 
-def compare(folders: list[Path], directory: Path) -> None:
-    """What each job reached on validation with its best weights; the test split chooses nothing."""
+def compare(folders: list[Path], directory: Path, repeats: int = 1) -> None:
+    """What each job reached on validation with its best weights; the test split chooses nothing,
+    and is shown where there is one setting only. With `repeats` the mean and the spread of each."""
     from trainlab.show import Show, table_of
 
     table = table_of("job", "state", "val loss", "val accuracy")
@@ -72,8 +85,20 @@ def compare(folders: list[Path], directory: Path) -> None:
         seen = json.loads(path.read_text())["results"]["val"] if path.exists() else {}
         figures = [f"{seen[name]:.4f}" if seen else "" for name in ("loss", "accuracy")]
         table.add_row(folder.name, rundir.told(folder).get("state", "failed"), *figures)
-    show = Show()
+    show, notes = Show(), []
+    if repeats > 1:
+        from trainlab.sweep import spread
+
+        found = spread.settings(folders)
+        for number, (name, runs) in enumerate(found.items()):
+            label = f"{name or 'all'}: mean +- std of {len(runs)}"
+            table.add_row(label, "", *spread.reached(runs, "val"), style="bold")
+            spread.curves(runs, directory / f"mean-{number}")
+        if len(found) == 1:
+            loss, accuracy = spread.reached(runs, "test")
+            notes.append(f"test: loss {loss}, accuracy {accuracy} over {len(runs)} seeds")
     show.console.print(table)
+    show.notes(notes)
     show.note(f"curves  tensorboard --logdir {directory}")
 
 

@@ -129,6 +129,7 @@ SPINE = {
     "data.fold": Key(int, None, "validate on this of data.folds parts", ge=0, null=True),
     "data.folds": Key(int, 5, "of cross-validation", ge=2),
     "preprocess.test": Key(str, None, "another word for validation and test", null=True),
+    "repeats": Key(int, 1, "of every setting, with seeds from `seed` on", "runs", ge=1, le=1000),
     "stack.size": Key(int, None, "runs of a sweep that train as one", "runs", ge=1, null=True),
     "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
@@ -202,7 +203,7 @@ KEYS = SPINE | COMMON
 HARMLESS = (
     "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
-    "data.memory_limit.", "data.workers.", "stack.",
+    "data.memory_limit.", "data.workers.", "stack.", "repeats.",
     "task.", "hydra.",
 )  # fmt: skip
 

@@ -120,7 +120,8 @@ class Crew:
             if run not in self.outcomes:
                 self.diverged(run, at)
         for run in self.inside():
-            self.jobs[run].watch.rows(step, self.own(columns, run))
+            with silent():
+                self.jobs[run].watch.rows(step, self.own(columns, run))
         for run in done if step < trainer.steps else ():
             self.leave(run)
         inside = self.inside()
