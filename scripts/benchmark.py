@@ -1,6 +1,6 @@
 """Speed as ratios, in pairs, with an A/A control.
 
-    python scripts/benchmark.py [start] [step] [probe] [watch] [--pairs N]
+    python scripts/benchmark.py [start] [step] [probe] [watch] [stack] [--pairs N]
 
 A and B alternate in one process (or as alternating processes), one thread; the figure is the
 median of the ratios of the pairs, with its quartiles. The A/A control runs the same thing twice:
@@ -14,6 +14,8 @@ what it is off 1 is the noise.
     watch   a whole run with the default probes and findings, against one without; MNIST must be
             in the user's cache or in $TRAINLAB_DATA, and has fewer epochs here than its recipes,
             which are therefore watched more cheaply
+    stack   R runs a step, one after the other against together; and the planner's choice against
+            the best of 1, 4, 16, 64 runs at a time
 """
 
 import argparse
@@ -57,6 +59,14 @@ from trainlab.__main__ import entry
 entry()
 """
 COMMAND = ["preflight=none", "probe=none", "max_steps=1", "quiet=true"]
+STACKED = {  # name -> words, R
+    "digits MLP 128-64": ([], 64),
+    "digits MLP 32": (["model.widths=[32]"], 64),
+    "10-layer digits net": (["model.widths=[32,32,32,32,32,32,32,32,32]"], 64),
+    "small CNN": (["model=cnn", "model.channels=[8,16]"], 16),
+    "digits MLP 128-64, batch norm": (["norm=batch"], 64),
+    "MNIST MLP 256-256": (["data=mnist", "model.widths=[256,256]", "batch_size=128"], 16),
+}
 WATCHED = {
     "10-layer digits net": ["model.widths=[64,64,64,64,64,64,64,64,64,64]"],
     "MNIST MLP": ["experiment=mnist", "epochs=3"],
@@ -230,6 +240,41 @@ def watch(n: int) -> None:
         print(f"  so they take {1 - 1 / statistics.median(ratios):.1%} of the run")
 
 
+def stack(n: int) -> None:
+    from trainlab.stack import Stack
+    from trainlab.sweep.planner import SIZES, cost, planned
+
+    for name, (words, runs) in STACKED.items():
+        if root := os.environ.get("TRAINLAB_DATA") if "MNIST" in name else None:
+            words = [*words, f"data.root={root}"]
+        bench = bench_of([*words, "probe=none", "preflight=none"])
+        singles = [bench.fresh() for _ in range(runs)]
+        together = Stack([bench.fresh() for _ in range(runs)], list(range(runs))).trainer
+
+        def alone(singles=singles) -> float:
+            begun = time.perf_counter()
+            for trainer in singles:
+                for _ in range(10):
+                    trainer.step(*trainer.batches(trainer.at))
+            return time.perf_counter() - begun
+
+        def as_one(together=together) -> float:
+            begun = time.perf_counter()
+            for _ in range(10):
+                together.step(*together.batches(together.at))
+            return time.perf_counter() - begun
+
+        alone(), as_one()
+        report(f"stack: A/A, alone, {name}, R={runs}", pairs(alone, alone, n))
+        report(f"stack: alone / together, {name}, R={runs}", pairs(as_one, alone, n))
+        with tempfile.TemporaryDirectory() as folder:
+            plan = planned(bench, 64, None, Path(folder), 0)
+        costs = {size: cost(bench, size) for size in SIZES if size <= 64}
+        regret = costs[plan.size] / min(costs.values()) - 1
+        shown = ", ".join(f"{size}: {1e3 * c:.3f}" for size, c in costs.items())
+        print(f"  planner: {plan.size} at a time; ms a run and step {shown}; regret {regret:.0%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -237,7 +282,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        choices=["start", "step", "probe", "watch", []],
+        choices=["start", "step", "probe", "watch", "stack", []],
         default=["start", "step", "probe"],
     )
     parser.add_argument("--pairs", type=int, default=9)
@@ -249,7 +294,9 @@ def main() -> None:
         f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
     )
     for name in asked.what:
-        {"start": start, "step": step, "probe": probe, "watch": watch}[name](asked.pairs)
+        {"start": start, "step": step, "probe": probe, "watch": watch, "stack": stack}[name](
+            asked.pairs
+        )
 
 
 if __name__ == "__main__":
