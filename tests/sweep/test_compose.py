@@ -38,5 +38,5 @@ def test_jobs_that_differ_in_values_only_are_one_stack():
 
     jobs = [job(), job(seed=1), job(optim__lr=0.2), job(optim___target_="torch.optim.Adam"),
             job(batch_size=64), job(penalty__l2=0.1), job(penalty__l2=0.2),
-            job(epochs=2)]  # fmt: skip
-    assert partition.groups(jobs) == [[0, 1, 2], [3], [4], [5, 6], [7]]
+            job(epochs=2), job(schedule___target_="other")]  # fmt: skip
+    assert partition.groups(jobs) == [[0, 1, 2], [3], [4], [5, 6], [7], [8]]

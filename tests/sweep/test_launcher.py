@@ -114,3 +114,12 @@ def test_jobs_of_another_structure_are_another_stack(tmp_path, capsys):
     assert code == 0 and len(jobs) == 4
     out = capsys.readouterr().out
     assert "stack 0: 2 runs" in out and "stack 1: 2 runs" in out
+
+
+def test_verdicts_are_those_of_the_setting(tmp_path):
+    lines = ["-m", "optim.lr=1e4,0.05", "seed=0,1", "max_steps=5", "stack.size=4", "quiet=true"]
+    _, jobs = sweep(tmp_path, *lines)
+    seen = {name: json.loads((job / "verdicts.json").read_text()) for name, job in jobs.items()}
+    for name, verdicts in seen.items():
+        overfit = next(v for v in verdicts if v["name"] == "overfit")
+        assert (overfit["status"] == "PASS") == ("lr=0.05" in name)

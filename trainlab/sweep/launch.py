@@ -72,11 +72,12 @@ def kept(outcome: Any, done: Any, report: Callable) -> Any:
 
 
 class Shared:
-    """What the jobs of one stack have in common: the data, the verdicts of the preflight."""
+    """What the jobs of one stack have in common: the data and, where they differ in their seed only,
+    the verdicts of the preflight."""
 
     def __init__(self) -> None:
         self.bench: Any = None
-        self.verdicts: list[Any] | None = None
+        self.checked: dict[str, tuple[list[Any], Path]] = {}  # setting -> verdicts, where they are
 
     def open(self, told: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
         """A story up to where it trains; of another task, the whole of it."""
@@ -92,8 +93,10 @@ class Shared:
         return self.latest
 
     def check(self, bench: Any, directory: Path, show: Any) -> list[Any]:
-        if self.verdicts is None:
-            self.verdicts, self.where = story.preflight(bench, directory, show), directory
-        elif (self.where / "verdicts.json").exists():
-            shutil.copy(self.where / "verdicts.json", directory / "verdicts.json")
-        return self.verdicts
+        setting = spine.digest(spine.values(bench.cfg) | {"seed": 0})
+        if setting not in self.checked:
+            self.checked[setting] = story.preflight(bench, directory, show), directory
+        verdicts, where = self.checked[setting]
+        if where != directory and (where / "verdicts.json").exists():
+            shutil.copy(where / "verdicts.json", directory / "verdicts.json")
+        return verdicts

@@ -11,7 +11,7 @@ from trainlab import spine
 OWN = """
     seed optim.lr optim.weight_decay optim.momentum optim.betas optim.alpha optim.eps optim.rho
     penalty.l1 penalty.l2 clip.norm clip.value loss.label_smoothing model.dropout groups.lr
-    init.gain init.weight schedule constraint.max_norm
+    init schedule constraint.max_norm
 """.split()  # noqa: SIM905
 PRESENT = "optim.weight_decay", "penalty", "clip", "constraint", "model.dropout", "optim.momentum"
 
@@ -19,7 +19,7 @@ PRESENT = "optim.weight_decay", "penalty", "clip", "constraint", "model.dropout"
 def key(config: Mapping[str, Any]) -> str:
     """Equal for jobs of one stack."""
     flat = {k: v for k, v in spine.flat(dict(config)).items() if not spine.harmless(k)}
-    rest = {k: v for k, v in flat.items() if not within(k, OWN)}
+    rest = {k: v for k, v in flat.items() if not within(k, OWN) or k == "schedule._target_"}
     rest |= {k: bool(v) for k, v in flat.items() if within(k, PRESENT)}
     lengths = {k: config.get(k) for k in ("epochs", "max_steps", "device", "threads")}
     cadences = {k: config[k]["every"] for k in ("log", "probe", "evaluate")}
