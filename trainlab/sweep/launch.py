@@ -72,8 +72,8 @@ def kept(outcome: Any, done: Any, report: Callable) -> Any:
 
 
 class Shared:
-    """What the jobs of one stack have in common: the data and, where they differ in their seed only,
-    the verdicts of the preflight."""
+    """What the jobs of one stack have in common: the data and, where only their seeds differ, the
+    verdicts of the preflight."""
 
     def __init__(self) -> None:
         self.bench: Any = None
