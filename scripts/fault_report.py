@@ -32,6 +32,9 @@ done on the others. Differences that are the same for all seeds have p = 0, or 1
 With a single seed there is no test: a level counts if the accuracy differs by .05. All other
 levels are benign and left out, except that invariants are counted whatever their effect.
 
+*Healthy* is what was meant to be and learned: a run whose final accuracy is under half of the best
+of its kind and subject is left out and listed.
+
 Intervals are Clopper-Pearson's, 95 %, and take runs as independent, which seeds of one level are
 not quite.
 
@@ -106,7 +109,7 @@ def final(row: Row, who: str, metric: str) -> float:
 
 def hurts(level: list[Row]) -> bool:
     """Whether the runs of one level, one a seed, differ from their twins; see TERMS."""
-    if any(row.get("silent") for row in level):
+    if any(row.get("silent") for row in level) or not any("twin" in row for row in level):
         return True
     for metric in ("accuracy", "loss"):
         pairs = [(final(row, "final", metric), final(row, "twin", metric)) for row in level]
@@ -122,6 +125,14 @@ def hurts(level: list[Row]) -> bool:
             if t_test(differences) < 0.05 and abs(cohen(a, b)) >= 0.5:
                 return True
     return False
+
+
+def fails(row: Row, rows: Iterable[Row]) -> bool:
+    """Whether a run of the healthy pool did not learn, where others of its kind did."""
+    kind = "healthy", row.get("variant"), row["subject"]
+    same = [r for r in rows if (r["kind"], r.get("variant"), r["subject"]) == kind]
+    best = max((final(r, "final", "accuracy") for r in same), default=math.nan)
+    return "final" in row and not final(row, "final", "accuracy") >= 0.5 * best
 
 
 def levels(rows: Iterable[Row]) -> dict[tuple, list[Row]]:
@@ -169,7 +180,8 @@ class Pool:
     def __init__(self, rows: list[Row]):
         self.rows = rows
         self.faulty = [row for row in rows if row["kind"] == "fault"]
-        self.healthy = [row for row in rows if row["kind"] == "healthy"]
+        self.unhealthy = [row for row in rows if row["kind"] == "healthy" and fails(row, rows)]
+        self.healthy = [r for r in rows if r["kind"] == "healthy" and r not in self.unhealthy]
         self.levels = levels(rows)
         self.benign = [key for key, level in self.levels.items() if not hurts(level)]
         left_out = set(self.benign)
@@ -274,6 +286,14 @@ def effects(pool: Pool) -> str:
         f"{count['hurts']} levels differ from their twins, {count['silent']} are declared silent, "
         f"{len(pool.benign)} are benign"
     )
+    if not any("twin" in row for row in pool.faulty):
+        text = (
+            f"{len(pool.faulty)} faulty runs and {len(pool.healthy)} healthy ones. Without twins: "
+        )
+        text += "every level is counted, the benign ones too"
+    if pool.unhealthy:
+        lost = Counter(f"{row['variant']} on {row['subject']}" for row in pool.unhealthy)
+        text += f". Left out, as they did not learn: {most(lost.elements(), 99)}"
     benign = ", ".join(f"{f} {s:g} on {m}" for f, s, m in sorted(pool.benign, key=str))
     return text + (f": {benign}.\n" if benign else ".\n")
 
@@ -359,7 +379,6 @@ def report(rows: list[Row]) -> str:
         "## By fault", by_fault(pool), "## Healthy runs", by_variant(pool),
         "## Confusions of two runs or more", "\n".join(listed) + "\n",
         "## The pool that the thresholds were fitted on", effects(fitted), headline(fitted),
-        others(fitted),
     ]  # fmt: skip
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 

@@ -1,11 +1,10 @@
 """trainlab: train a network, watch it, judge it. From the command line and from Python."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-sys.path.append(str(Path(__file__).parent / "_plugins"))  # where Hydra looks for launchers
+sys.path.append(f"{__path__[0]}/_plugins")  # where Hydra looks for launchers
 
 
 def run(*overrides: str) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def run(*overrides: str) -> dict[str, Any]:
     from trainlab import command
 
     with command.loaded() as hydra:
-        outcome, _ = single(command.check(hydra, with_saved(overrides)))
+        asked = command.check(hydra, with_saved(overrides))
+        if asked.ours.repeats > 1:
+            raise errors.ConfigError("repeats: many runs; use python -m trainlab, or call it often")
+        outcome, _ = single(asked)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome

@@ -9,7 +9,6 @@ Figures that are not finite are the strings "nan", "inf" and "-inf".
 """
 
 import contextlib
-import io
 import json
 import math
 import os
@@ -27,7 +26,6 @@ from trainlab.errors import CheckpointError
 Row = dict[str, Any]
 WAIT = 2.0  # s that rows may wait: written together they cost a third of one by one
 
-WIDTH, HEIGHT, MARGIN = 480, 200, 24  # pixels
 
 # the panel of custom scalars that every run has; titles and patterns of tags
 HEALTH = {
@@ -212,9 +210,10 @@ def _values(row: Row) -> list[Any]:
     if "text" in row:
         return [_card(row["text"], "text", row["markdown"].encode())]
     if "curve" in row:
-        image = {"height": HEIGHT, "width": WIDTH, "colorspace": 3}
-        picture = _drawn(row["curve"], [float(v) for v in row["values"]])
-        return [Summary.Value(tag=row["curve"], image=image | {"encoded_image_string": picture})]
+        from trainlab.pictures import curve
+
+        picture = curve(row["curve"], [float(v) for v in row["values"]])
+        return [Summary.Value(tag=row["curve"], image=picture)]
     if "histogram" not in row:
         tags = [tag for tag in row if tag != "step"]
         return [Summary.Value(tag=tag, simple_value=float(row[tag])) for tag in tags]
@@ -226,29 +225,6 @@ def _values(row: Row) -> list[Any]:
     # sum and sum_squares stay out: TensorBoard shows neither
     histo = HistogramProto(min=low, max=high, num=sum(counts), bucket_limit=limits, bucket=counts)
     return [Summary.Value(tag=row["histogram"], histo=histo)]
-
-
-def _drawn(title: str, values: Sequence[float]) -> bytes:
-    """A line through equally spaced finite values, with their largest and smallest beside it, as
-    PNG."""
-    from PIL import Image, ImageDraw
-
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(image)
-    low, high = min(values), max(values)
-    across = (WIDTH - 2 * MARGIN) / max(len(values) - 1, 1)
-    up = (HEIGHT - 2 * MARGIN) / ((high - low) or 1.0)
-    points = [
-        (MARGIN + across * i, HEIGHT - MARGIN - up * (value - low))
-        for i, value in enumerate(values)
-    ]
-    draw.rectangle((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN), outline="lightgrey")
-    draw.line(points, fill="#f57c00", width=2)
-    draw.text((MARGIN, 4), f"{title}: {low:.3g} to {high:.3g}", fill="black")
-    draw.text((MARGIN, HEIGHT - 18), "the whole training", fill="black")
-    file = io.BytesIO()
-    image.save(file, "png")
-    return file.getvalue()
 
 
 def _card(tag: str, plugin: str, content: bytes) -> Any:

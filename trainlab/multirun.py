@@ -26,7 +26,9 @@ def sweep(asked: Any, directory: Path, job: Callable, report: Callable) -> int:
         if seed is not None and not isinstance(seed, int):
             raise errors.ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
         first = asked.ours.seed
-        lines = [line for line in lines if not line.startswith(("seed=", "hydra.run.dir="))]
+        lines = [
+            line for line in lines if not line.startswith(("seed=", "hydra.run.dir=", "repeats="))
+        ]
         lines.append(f"seed={','.join(str(first + i) for i in range(n))}")
         if asked.typed("hydra/launcher") is None:
             lines.append("hydra/launcher=stack")
@@ -91,12 +93,14 @@ def compare(folders: list[Path], directory: Path, repeats: int = 1) -> None:
 
         found = spread.settings(folders)
         for number, (name, runs) in enumerate(found.items()):
-            label = f"{name or 'all'}: mean +- std of {len(runs)}"
+            label = f"{name or 'all'}: mean +- std of {len(runs)} of {repeats}"
             table.add_row(label, "", *spread.reached(runs, "val"), style="bold")
             spread.curves(runs, directory / f"mean-{number}")
         if len(found) == 1:
             loss, accuracy = spread.reached(runs, "test")
-            notes.append(f"test: loss {loss}, accuracy {accuracy} over {len(runs)} seeds")
+            notes.append(
+                f"test: loss {loss}, accuracy {accuracy} over {len(runs)} of {repeats} seeds"
+            )
     show.console.print(table)
     show.notes(notes)
     show.note(f"curves  tensorboard --logdir {directory}")

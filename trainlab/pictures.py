@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEIGHT = 350, 230  # pixels; as wide as TensorBoard shows them, which does not smooth
+WIDE, HIGH, MARGIN = 480, 200, 24  # of a plain curve
 LEFT, TOP, RIGHT, BOTTOM = 46, 24, 56, 36  # margins of the plot
 DECADES = 12  # shown at most, from the largest downwards
 CELLS = 30  # heat maps in one picture, at most
@@ -125,6 +126,26 @@ def packed(image: Any) -> dict[str, Any]:
     image.save(file, "png", compress_level=1)  # twice the bytes of the default, a third of the time
     size = {"width": image.width, "height": image.height, "colorspace": 3}
     return size | {"encoded_image_string": file.getvalue()}
+
+
+def curve(title: str, values: Sequence[float]) -> dict[str, Any]:
+    """A line through equally spaced finite values, with their largest and smallest beside
+    it."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (WIDE, HIGH), "white")
+    draw = ImageDraw.Draw(image)
+    low, high = min(values), max(values)
+    across = (WIDE - 2 * MARGIN) / max(len(values) - 1, 1)
+    up = (HIGH - 2 * MARGIN) / ((high - low) or 1.0)
+    points = [
+        (MARGIN + across * i, HIGH - MARGIN - up * (value - low)) for i, value in enumerate(values)
+    ]
+    draw.rectangle((MARGIN, MARGIN, WIDE - MARGIN, HIGH - MARGIN), outline="lightgrey")
+    draw.line(points, fill="#f57c00", width=2)
+    draw.text((MARGIN, 4), f"{title}: {low:.3g} to {high:.3g}", fill="black")
+    draw.text((MARGIN, HIGH - 18), "the whole training", fill="black")
+    return packed(image)
 
 
 def profile(

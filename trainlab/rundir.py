@@ -90,16 +90,20 @@ def held(directory: Path, digest: str) -> Iterator[Status]:
 
 class Flag:
     """The signal that asked the run to stop, if any. The handler only sets it; the loop reads it
-    after a step."""
+    after a step. `current` is what is set while one is."""
 
     raised: signal.Signals | None = None
+    current: "Flag | None" = None
 
 
 @contextmanager
 def signals() -> Iterator[Flag]:
     """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP into a flag; a second SIGINT leaves at
     once."""
-    flag = Flag()
+    if Flag.current is not None:  # one of many runs: all have one flag
+        yield Flag.current
+        return
+    flag = Flag.current = Flag()
 
     def handler(number: int, frame: object) -> None:
         if number == signal.SIGINT and flag.raised == signal.SIGINT:
@@ -115,6 +119,7 @@ def signals() -> Iterator[Flag]:
     try:
         yield flag
     finally:
+        Flag.current = None
         for number, old in before.items():
             signal.signal(number, old)
 

@@ -34,16 +34,17 @@ def teach(
     ended = None
     try:
         summary = train(cfg, directory, door, choices)
-    except NonFiniteError as error:
+    except (NonFiniteError, ConfigError) as error:  # it diverged, or preflight stopped it
+        if not (directory / "verdicts.json").exists():
+            raise
         ended = error
     twin = directory / "healthy"
-    if not (twin / "summary.json").exists():
-        show.note("\nhealthy twin: the same without the fault")
-        shutil.rmtree(twin, ignore_errors=True)
-        twin.mkdir()
-        plain = OmegaConf.merge(cfg, {"quiet": True, "resume": None})
-        plain.fault = {}
-        train(plain, twin, door, choices | {"fault": "none"})
+    show.note("\nhealthy twin: the same without the fault")
+    shutil.rmtree(twin, ignore_errors=True)  # of a shorter run, where this one was resumed
+    twin.mkdir()
+    plain = OmegaConf.merge(cfg, {"quiet": True, "resume": None})
+    plain.fault = {}
+    train(plain, twin, door, choices | {"fault": "none"})
     compare(show, name, directory, twin)
     if ended is not None:
         raise ended
@@ -75,6 +76,8 @@ def compare(show: Show, name: str, broken: Path, healthy: Path) -> None:
 def final(folder: Path) -> dict[str, float]:
     """The last value of each tag."""
     seen: dict[str, float] = {}
+    if not (folder / "metrics.jsonl").exists():  # it never trained
+        return seen
     for row in log.rows(folder / "metrics.jsonl"):
         if "step" in row and "histogram" not in row:
             seen |= {tag: float(value) for tag, value in row.items() if tag in SHOWN}

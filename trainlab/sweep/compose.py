@@ -18,11 +18,11 @@ def configs(context: Any, master: DictConfig, jobs: Sequence[Sequence[str]], beg
         values = [o for o in parsed if loader.get_group_options(o.key_or_group) == []]
         words = tuple(o.input_line for o in parsed if o not in values)
         if words not in made:
-            made[words] = loader.load_sweep_config(master, list(lines))
+            made[words] = loader.load_sweep_config(master, list(words))
         cfg = copy.deepcopy(made[words])
         with read_write(cfg), open_dict(cfg):
             for o in values:
-                OmegaConf.update(cfg, o.key_or_group, o.value(), merge=False)
+                OmegaConf.update(cfg, o.key_or_group, o.value())
             ours = [o for o in parsed if not o.is_hydra_override()]
             hydras = [o.input_line for o in parsed if o.is_hydra_override()]
             before = OmegaConf.to_container(master.hydra.overrides.hydra)

@@ -1,7 +1,9 @@
 """The jobs of a sweep, stack by stack, each in the folder that it would have had alone."""
 
+import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,9 +14,10 @@ from hydra.core.utils import run_job
 from omegaconf import OmegaConf
 
 from trainlab import rundir, spine, story
+from trainlab.errors import Stopped
 from trainlab.show import Show
 from trainlab.sweep.compose import configs
-from trainlab.sweep.partition import groups
+from trainlab.sweep.partition import groups, key
 from trainlab.sweep.planner import planned
 from trainlab.sweep.together import Paused, together
 
@@ -23,6 +26,13 @@ def launch(
     context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
 ) -> list[Any]:
     """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report."""
+    with rundir.signals() as flag:  # one for all the stories
+        return _launched(context, task, master, overrides, begin, flag)
+
+
+def _launched(
+    context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int, flag: Any
+) -> list[Any]:
     job, report = task.args
     cfgs = configs(context, master, overrides, begin)
     ours = [OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]) for c in cfgs]
@@ -30,7 +40,7 @@ def launch(
     show, returns = Show(quiet=ours[0].quiet), {}
     sweep = Path(str(master.hydra.sweep.dir))
     for number, places in enumerate(groups(plain)):
-        shared = Shared()
+        shared, structure = Shared(), hashlib.sha256(key(plain[places[0]]).encode()).hexdigest()
 
         def opened(place: int, shared: "Shared" = shared) -> Any:
             returns[place] = run_job(
@@ -47,7 +57,7 @@ def launch(
             first = opened(places[0])
             size = 1
             if isinstance(first, Paused) and len(places) > 1:
-                plan = planned(shared.bench, len(places), ours[0].stack.size, sweep, number)
+                plan = planned(shared.bench, len(places), ours[0].stack.size, sweep, structure)
                 size = plan.size
                 show.note(f"stack {number}: {len(places)} runs, {plan.told}")
             chunk, places = places[:size], places[size:]
@@ -57,6 +67,9 @@ def launch(
             for place, outcome in zip(chunk, outcomes, strict=True):
                 outcome = next(ended) if isinstance(outcome, Paused) else outcome
                 returns[place].return_value = kept(outcome, returns[place], report)
+            stopped = [o for o in outcomes if isinstance(o, Stopped)]
+            if flag.raised is not None or stopped:
+                sys.exit(rundir.EXIT_CODES.get(flag.raised, 130))
     return [returns[place] for place in range(len(cfgs))]
 
 

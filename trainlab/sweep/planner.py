@@ -22,10 +22,10 @@ class Plan:
     told: str
 
 
-def planned(bench: Any, runs: int, asked: int | None, sweep: Path, number: int) -> Plan:
+def planned(bench: Any, runs: int, asked: int | None, sweep: Path, structure: str) -> Plan:
     """The size of a stack for `runs` jobs like those of `bench`: asked for, written down in the
     sweep's folder, or the fastest of SIZES a run and step."""
-    path = sweep / f"stack-{number}.json"
+    path = sweep / f"stack-{structure[:12]}.json"
     if asked is not None:
         return Plan(asked, f"{asked} at a time (stack.size)")
     if path.exists():
@@ -35,7 +35,7 @@ def planned(bench: Any, runs: int, asked: int | None, sweep: Path, number: int) 
     for size in sorted({min(size, runs) for size in SIZES}):
         try:
             costs[size] = cost(bench, size)
-        except ConfigError:
+        except (ConfigError, RuntimeError):  # not of this structure, or not in this memory
             break
         if size > 4 and costs[size] > 1.5 * min(costs.values()):
             break
