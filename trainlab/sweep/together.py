@@ -177,7 +177,7 @@ class Crew:
             self.jobs[run].watch.save(self.take_out(run))
 
     def after(self, trainer: Trainer) -> None:
-        """A signal stops all runs, each with its checkpoint. Saving takes 2 % of the time at most."""
+        """A signal stops all runs, each with its checkpoint; saving takes 2 % of the time."""
         inside = self.inside()
         if Flag.current is not None and Flag.current.raised is not None:
             for run in inside:
