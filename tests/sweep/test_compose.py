@@ -8,11 +8,12 @@ from trainlab import command, spine
 from trainlab.sweep import compose, partition
 
 JOBS = [
-    ["optim=adam", "optim.lr=0.1", "seed=0"],
+    ["optim=adam", "optim.lr=0.1", "seed=5", "epochs=3"],
     ["optim=adam", "optim.lr=0.2", "seed=1"],
     ["optim=sgd", "optim.lr=0.2", "seed=1"],
     ["optim=adam", "optim.lr=0.2", "model.widths=[8,8]", "data.classes=[1,2]"],
     ["optim=adam", "optim.lr=0.3", "groups.lr=['head*:10']", "monitor=val/accuracy"],
+    ["optim=adam", "optim.weight_decay=0.1", "clip={norm:1}"],
 ]
 
 
@@ -38,5 +39,7 @@ def test_jobs_that_differ_in_values_only_are_one_stack():
 
     jobs = [job(), job(seed=1), job(optim__lr=0.2), job(optim___target_="torch.optim.Adam"),
             job(batch_size=64), job(penalty__l2=0.1), job(penalty__l2=0.2),
-            job(epochs=2), job(schedule___target_="other")]  # fmt: skip
-    assert partition.groups(jobs) == [[0, 1, 2], [3], [4], [5, 6], [7], [8]]
+            job(epochs=2), job(schedule___target_="other"), job(data__root="elsewhere"),
+            job(fault__severity=1), job(fault__severity=1)]  # fmt: skip
+    alone = [[place] for place in range(7, 12)]
+    assert partition.groups(jobs) == [[0, 1, 2], [3], [4], [5, 6], *alone]

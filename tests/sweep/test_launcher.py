@@ -123,3 +123,29 @@ def test_verdicts_are_those_of_the_setting(tmp_path):
     for name, verdicts in seen.items():
         overfit = next(v for v in verdicts if v["name"] == "overfit")
         assert (overfit["status"] == "PASS") == ("lr=0.05" in name)
+
+
+def test_one_by_one_is_as_alone_with_dropout_too(tmp_path):
+    lines = ["-m", "optim=muon", "model.dropout=0.3", "seed=0,1", "max_steps=20", "quiet=true",
+             "preflight=none", "probe=none"]  # fmt: skip
+    seen = []
+    for launcher in ("stack", "basic"):
+        _, jobs = sweep(tmp_path / launcher, *lines, "stack.size=2", launcher=launcher)
+        told = [json.loads((job / "summary.json").read_text()) for job in jobs.values()]
+        seen.append([summary["weights_sha256"] for summary in told])
+    assert len(seen[0]) == 2 and seen[0] == seen[1]
+
+
+def test_a_run_that_stops_early_has_the_rows_it_has_alone(tmp_path):
+    lines = ["-m", "optim.lr=0.3,0.003", "epochs=12", "early_stop.patience=2", "quiet=true",
+             "preflight=none"]  # fmt: skip
+    both = [sweep(tmp_path / name, *lines, "stack.size=2", launcher=name)[1]
+            for name in ("stack", "basic")]  # fmt: skip
+    ends = set()
+    for name, job in both[0].items():
+        mine, own = (rows_of(each) for each in (job, both[1][name]))
+        ends.add(max(mine))
+        assert {step: set(row) for step, row in mine.items()} == {
+            step: set(row) for step, row in own.items()
+        }
+    assert len(ends) == 2, "both ended at the same step: nothing was shown"
