@@ -70,7 +70,7 @@ STACKED = {  # name -> words, R
 WATCHED = {
     "10-layer digits net": ["model.widths=[64,64,64,64,64,64,64,64,64,64]"],
     "MNIST MLP": ["experiment=mnist", "epochs=3"],
-    "MNIST CNN": ["experiment=mnist_cnn", "epochs=1"],
+    "MNIST CNN": ["experiment=mnist_cnn", "epochs=1", "data.train_size=25600"],
 }
 SUBJECTS = {"digits MLP": ["optim=adam"], "MNIST MLP": ["experiment=mnist"]}
 
@@ -268,7 +268,7 @@ def stack(n: int) -> None:
         report(f"stack: A/A, alone, {name}, R={runs}", pairs(alone, alone, n))
         report(f"stack: alone / together, {name}, R={runs}", pairs(as_one, alone, n))
         with tempfile.TemporaryDirectory() as folder:
-            plan = planned(bench, 64, None, Path(folder), 0)
+            plan = planned(bench, 64, None, Path(folder), name)
         costs = {size: cost(bench, size) for size in SIZES if size <= 64}
         regret = costs[plan.size] / min(costs.values()) - 1
         shown = ", ".join(f"{size}: {1e3 * c:.3f}" for size, c in costs.items())

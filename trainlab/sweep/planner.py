@@ -13,7 +13,7 @@ from trainlab.errors import ConfigError
 from trainlab.stack import Stack
 
 SIZES = 1, 4, 16, 64, 256
-WARM, TIMED, ROUNDS = 3, 5, 3  # steps
+WARM, TIMED, ROUNDS = 3, 5, 6  # steps
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def planned(bench: Any, runs: int, asked: int | None, sweep: Path, structure: st
             break
         if size > 4 and costs[size] > 1.5 * min(costs.values()):
             break
-    size = min(costs, key=costs.get)
+    size = min(size for size, c in costs.items() if c < 1.05 * min(costs.values()))
     durable.write_json(path, {"size": size, "ms_per_run_and_step": costs})
     each = ", ".join(f"{n}: {1e3 * c:.3f}" for n, c in costs.items())
     return Plan(size, f"{size} at a time (ms a run and step: {each})")
