@@ -18,26 +18,15 @@ HOMES = "torch.nn.modules.activation", "trainlab.nn.rectifier"
 OTHERS = nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax
 
 
-class Steep(nn.Module):
-    """tanh(slope * x)"""
+class Sloped(nn.Module):
+    """function(slope * x)"""
 
-    def __init__(self, slope: float):
+    def __init__(self, function: Callable[[Tensor], Tensor], slope: float):
         super().__init__()
-        self.slope = slope
+        self.function, self.slope = function, slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.slope * x)
-
-
-class Flat(nn.Module):
-    """sigmoid(slope * x)"""
-
-    def __init__(self, slope: float):
-        super().__init__()
-        self.slope = slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.slope * x)
+        return self.function(self.slope * x)
 
 
 @torch.no_grad()
@@ -74,12 +63,12 @@ def dead(trainer: Trainer, severity: float) -> None:
 
 def saturating(trainer: Trainer, severity: float) -> None:
     """Every activation is sigmoid(severity * x), whose slope is severity / 4 at most."""
-    _swap(trainer.model, lambda old: Flat(severity))
+    _swap(trainer.model, lambda old: Sloped(torch.sigmoid, severity))
 
 
 def exploding(trainer: Trainer, severity: float) -> None:
     """Every activation is tanh(severity * x): bounded forward, a slope up to `severity` back."""
-    _swap(trainer.model, lambda old: Steep(severity))
+    _swap(trainer.model, lambda old: Sloped(torch.tanh, severity))
 
 
 def linear(trainer: Trainer, severity: float) -> None:
