@@ -66,7 +66,7 @@ def constant_input(trainer: Trainer, severity: float) -> None:
 
 def nonfinite(trainer: Trainer, severity: float) -> None:
     """So many samples have a nan."""
-    x = _held(trainer).x.float()
+    x = _held(trainer).x.float().clone()  # the data of others too
     x.flatten(1)[_some(len(x), severity / len(x)), 0] = torch.nan
     _replace(trainer, x, trainer.batches.y)
 
