@@ -70,9 +70,7 @@ def one(job: Callable, report: Callable, cfg: Any) -> Any:
         code = report(outcome, directory)
         if isinstance(outcome, errors.Stopped):
             sys.exit(code)
-        if not rundir.told(directory):
-            status = {"state": "failed", "step": 0, "reason": str(outcome)}
-            (directory / "status.json").write_text(json.dumps(status))
+        rundir.failed(directory, outcome)
     return outcome
 
 

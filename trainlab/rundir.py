@@ -59,6 +59,13 @@ def told(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def failed(directory: Path, error: Exception) -> None:
+    """Leave a status where a run ended before it wrote one."""
+    if not told(directory):
+        status = {"state": "failed", "step": 0, "reason": str(error)}
+        (directory / "status.json").write_text(json.dumps(status))
+
+
 @contextmanager
 def held(directory: Path, digest: str) -> Iterator[Status]:
     """Hold a run's folder by a lock that the kernel lets go when the process dies.

@@ -1,7 +1,6 @@
 """The jobs of a sweep, stack by stack, each in the folder that it would have had alone."""
 
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -78,9 +77,7 @@ def kept(outcome: Any, done: Any, report: Callable) -> Any:
     directory = Path(done.hydra_cfg.hydra.runtime.output_dir)
     if isinstance(outcome, Exception):
         report(outcome, directory)
-        if not rundir.told(directory):
-            status = {"state": "failed", "step": 0, "reason": str(outcome)}
-            (directory / "status.json").write_text(json.dumps(status))
+        rundir.failed(directory, outcome)
     return outcome
 
 
