@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainlab.measure import measure
 from trainlab.nn import norm
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
@@ -19,7 +20,7 @@ from trainlab.probes.activation import activation, dead
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
-from trainlab.taps import ACTIVATIONS, look, measure, taps, watching
+from trainlab.taps import ACTIVATIONS, look, taps, watching
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update, "weight": weight}
 
