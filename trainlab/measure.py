@@ -6,8 +6,10 @@ L layers of one shape, R runs (1 where there is no stack), B batch, U units, N e
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +31,27 @@ class Histogram(NamedTuple):
     high: Tensor
 
 
-Seen = dict[Tags, Tensor | Histogram]
+class Sample(NamedTuple):
+    """Elements (L, R, N) of which a histogram is wanted."""
+
+    values: Tensor
+
+
+class Norm(NamedTuple):
+    """The L2 norm of a tensor, if asked for as a share of that of another."""
+
+    of: Tensor
+    per: Tensor | None = None
+
+    def told(self, norms: Mapping[int, np.ndarray]) -> list[float]:
+        if self.per is None:
+            return norms[id(self.of)].tolist()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (norms[id(self.of)] / norms[id(self.per)]).tolist()
+
+
+Groups = list[tuple[list[str], Tensor]]  # names of L tensors of one shape, and (L, R, ...)
+Seen = dict[Tags, Tensor | Histogram | Sample | Norm]
 
 
 def of_runs(probe: Callable[[Any], Seen]) -> Callable[[Any], Seen]:
@@ -64,52 +86,59 @@ def small(tensor: Tensor, runs: int | None) -> bool:
     return tensor.numel() <= WIDE * (runs or 1)
 
 
-def alike(tensors: Mapping[str, Tensor], runs: int | None) -> list[tuple[list[str], Tensor]]:
+def alike(tensors: Mapping[Any, Tensor], runs: int | None) -> Groups:
     """Names and (L, R, ...) of those that have one shape; half precision as float32."""
-    groups: dict[Any, list[str]] = {}
+    groups: dict[Any, list[Any]] = {}
     for name, tensor in tensors.items():
         kind = (tensor.shape, tensor.dtype, tensor.device) if small(tensor, runs) else name
         groups.setdefault(kind, []).append(name)
     return [(n, single(together([tensors[name] for name in n], runs))) for n in groups.values()]
 
 
-def norms(quantity: str, tensors: Mapping[str, Tensor], runs: int | None) -> dict[Tags, Tensor]:
-    """L2 norms, (L, R)."""
-    return {
-        tags(quantity, names): torch.linalg.vector_norm(
-            values.unsqueeze(-1), dim=tuple(range(2, values.dim() + 1))
-        )
-        for names, values in alike(tensors, runs)
-    }
+def norms(tensors: Sequence[Tensor], runs: int | None) -> tuple[list[int], Tensor]:
+    """L2 norms (n, R) of the n different ones among tensors, and the id of each."""
+    names, found = [], [torch.empty(0, runs or 1, device=tensors[0].device)]
+    for ids, values in alike({id(tensor): tensor for tensor in tensors}, runs):
+        values = values if values.dim() > 2 else values.unsqueeze(2)
+        names += ids
+        found.append(torch.linalg.vector_norm(values, dim=tuple(range(2, values.dim()))))
+    return names, torch.cat(found)
 
 
-def histograms(
-    quantity: str, tensors: Mapping[str, Tensor], runs: int | None
-) -> dict[Tags, Histogram]:
+def histograms(quantity: str, groups: Groups) -> Seen:
     """Of at most MOST evenly strided elements of each tensor."""
-    few = {name: strided(tensor, runs) for name, tensor in tensors.items()}
-    return {tags(quantity, names): counted(values) for names, values in alike(few, runs)}
+    return {tags(quantity, names): Sample(strided(values)) for names, values in groups}
 
 
-def strided(tensor: Tensor, runs: int | None) -> Tensor:
-    """(N,), of a stack (R, N)."""
-    if tensor.numel() <= MOST * (runs or 1):
-        return tensor.flatten(0 if runs is None else 1)
-    flat = tensor.reshape(-1) if runs is None else tensor.reshape(runs, -1)
-    # an odd stride meets every column of a power-of-two width
-    return flat[..., :: -(-flat.shape[-1] // MOST) | 1]
+def strided(values: Tensor) -> Tensor:
+    """(L, R, ...) -> (L, R, N)."""
+    n = values[0, 0].numel()
+    if n <= MOST:
+        return values.flatten(2) if values.dim() > 2 else values.unsqueeze(2)
+    every = -(-n // MOST) | 1  # odd, so that it meets every column of a power-of-two width
+    if values.is_contiguous():
+        return values.flatten(2)[..., ::every]
+    places = torch.arange(0, n, every, device=values.device)  # a copy of all would take far longer
+    return values[(slice(None), slice(None), *torch.unravel_index(places, values.shape[2:]))]
 
 
 def counted(values: Tensor) -> Histogram:
     """The histograms of (L, R, N). Counts are those of torch.histc, which takes one tensor a call
     and makes the host wait for its limits."""
-    low, high = values.amin(2), values.amax(2)
+    low, high = values.amin(2, keepdim=True), values.amax(2, keepdim=True)
     size = (high - low).clamp_min_(torch.finfo(values.dtype).tiny)
-    unit = (values - low.unsqueeze(2)).div_(size.unsqueeze(2))
-    place = unit.mul_(BINS).long().clamp_(0, BINS - 1)  # the highest is in the last bin; so is nan
+    place = (values - low).div_(size).mul_(BINS).long()
+    place = place.clamp_(0, BINS - 1)  # the highest is in the last bin; nan in any
     ones = values.new_ones(()).expand_as(place)
-    counts = values.new_zeros((*low.shape, BINS)).scatter_add_(2, place, ones)
-    return Histogram(counts, low, high)
+    counts = values.new_zeros((*place.shape[:2], BINS)).scatter_add_(2, place, ones)
+    return Histogram(counts, low.squeeze(2), high.squeeze(2))
+
+
+def rarely(step: int) -> bool:
+    """Whether a look at this step, counted from 0, has what changes slowly: those at 0, 7 and 63,
+    and a fifth of the others, whatever their cadence; all where they are rare."""
+    early = step < 100 and (step + 1) in (1, 8, 64)
+    return early or (step >= 100 and step // 100 % 5 == 0)
 
 
 def measure(sight: Any, probes: Mapping[str, Callable[[Any], Seen]]) -> tuple[Scalars, Counted]:
@@ -126,27 +155,38 @@ def measured(
     runs = sight.runs or 1
     with same_streams():
         seen = {t: v for probe in probes.values() for t, v in shown(sight, probe).items()}
-        parts = [part for v in seen.values() for part in (v if isinstance(v, Histogram) else (v,))]
-        flat = [single(part).reshape(-1) for part in parts]
-        host = torch.cat(flat).cpu().numpy() if flat else ()
-    scalars: dict[str, Sequence[float]] = {}  # of all runs
-    spread: dict[str, tuple] = {}
+        if not seen:
+            return [({}, {}) for _ in range(runs)]
+        seen |= spread_of({t: v.values for t, v in seen.items() if isinstance(v, Sample)})
+        sizes = [t for v in seen.values() if isinstance(v, Norm) for t in v if t is not None]
+        ids, of_ids = norms(sizes, sight.runs) if sizes else ([], None)
+        parts = [] if of_ids is None else [of_ids]
+        for value in seen.values():
+            parts += value if isinstance(value, Histogram) else [value]
+        flat = [single(part).reshape(-1) for part in parts if isinstance(part, Tensor)]
+        host = torch.cat(flat).cpu().numpy()
     at = 0
 
-    def take(layers: int, bins: int = 1) -> list:
+    def take(layers: int, bins: int = 1) -> Any:
         nonlocal at
         begun, at = at, at + layers * runs * bins
         return host[begun:at].reshape(layers, runs, bins)
 
+    norm_of = dict(zip(ids, take(len(ids))[..., 0], strict=True))  # {id: (R,)}
+    scalars: dict[str, Sequence[float]] = {}  # of all runs
+    spread: dict[str, tuple] = {}
     for names, value in seen.items():
         names = names if isinstance(names, tuple) else (names,)
-        if isinstance(value, Histogram):
+        if isinstance(value, Norm):
+            scalars[names[0]] = value.told(norm_of)
+        elif isinstance(value, Histogram):
             counts = take(len(names), value.counts.shape[-1]).astype(int).tolist()
             limits = [take(len(names))[..., 0].tolist() for _ in range(2)]
             spread |= zip(names, zip(counts, *limits, strict=True), strict=True)
         else:
             scalars |= zip(names, take(len(names))[..., 0].tolist(), strict=True)
-    scalars, spread = in_order(scalars), in_order(spread)
+    scalars = {tag: scalars[tag] for tag in in_order(tuple(scalars))}
+    spread = {tag: spread[tag] for tag in in_order(tuple(spread))}
     return [
         (
             {tag: values[run] for tag, values in scalars.items()},
@@ -156,11 +196,24 @@ def measured(
     ]
 
 
-def in_order(found: dict[str, Any]) -> dict[str, Any]:
+def spread_of(samples: dict[Tags, Tensor]) -> dict[Tags, Histogram]:
+    """Those of one size at once, whoever wants them."""
+    alike: dict[Any, list[Tags]] = {}
+    for names, values in samples.items():
+        alike.setdefault((values.shape[2], values.dtype, values.device), []).append(names)
+    found = {}
+    for own in alike.values():
+        seen = counted(torch.cat([samples[names] for names in own]))
+        parts = (part.split([len(names) for names in own]) for part in seen)
+        found |= zip(own, map(Histogram, *parts), strict=True)
+    return found
+
+
+@lru_cache(16)
+def in_order(tags: tuple[str, ...]) -> list[str]:
     """Quantities as they came, the layers of each from input to output."""
-    quantities = {tag.partition("/")[0]: None for tag in found}
-    places = {quantity: place for place, quantity in enumerate(quantities)}
-    return dict(sorted(found.items(), key=lambda f: (places[f[0].partition("/")[0]], f[0])))
+    quantities = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
+    return sorted(tags, key=lambda tag: (quantities.index(tag.partition("/")[0]), tag))
 
 
 def shown(sight: Any, probe: Callable[[Any], Seen]) -> Seen:
@@ -168,10 +221,22 @@ def shown(sight: Any, probe: Callable[[Any], Seen]) -> Seen:
     if sight.runs is None or hasattr(getattr(probe, "func", probe), "of_runs"):
         return probe(sight)
     found = [probe(sight.of(run)) for run in range(sight.runs)]
-    return {tag: joined([own[tag] for own in found]) for tag in found[0]}
+    return {tag: joined([own[tag] for own in found], isinstance(tag, tuple)) for tag in found[0]}
 
 
-def joined(values: list[Tensor | Histogram]) -> Tensor | Histogram:
-    if isinstance(values[0], Histogram):
-        return Histogram(*(torch.stack(part) for part in zip(*values, strict=True)))
-    return torch.stack(values)
+def joined(values: list[Any], layers: bool) -> Any:
+    """What was found in each of R runs; of `layers`, the L is in front of the R."""
+    kind = type(values[0])
+    if kind is Sample:
+        return Sample(torch.cat([value.values for value in values], 1))
+    parts = zip(*values, strict=True) if kind in (Norm, Histogram) else [values]
+    axis = int(layers and kind is not Norm)
+    found = [None if part[0] is None else torch.stack(list(part), axis) for part in parts]
+    return kind(*found) if kind in (Norm, Histogram) else found[0]
+
+
+def write(log: Any, step: int, scalars: Scalars, histograms: Counted) -> None:
+    """The rows of one look."""
+    log.scalars(step, scalars)
+    for tag, (counts, low, high) in histograms.items():
+        log.histogram(step, tag, counts, low, high)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, wrap_torch_function
 
-from trainlab.measure import Counted, Scalars, measure, same_streams
+from trainlab.measure import measure, same_streams, write
 
 # the elementwise functions of torch.nn.functional, by the name of the layer that a call becomes
 ACTIVATIONS = """
@@ -66,6 +66,7 @@ class Sight:
     grads: dict[str, Tensor]  # d objective / d parameter, before clipping; none where it is unused
     updates: dict[str, Tensor]  # after - before; empty until the step is done
     runs: int | None = None  # of a stack: how many; then everything above has a leading R
+    at: int = 0  # the step, counted from 0
 
     def matrices(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Those with two or more dimensions in each run."""
@@ -74,15 +75,16 @@ class Sight:
 
     def of(self, run: int) -> "Sight":
         """What was seen of the run in one place of a stack."""
+
+        def own(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[run]
+
         layers = [
-            replace(
-                layer,
-                **{k: t[run] for k in ("x", "out", "grad") if (t := getattr(layer, k)) is not None},
-            )
+            replace(layer, x=layer.x[run], out=layer.out[run], grad=own(layer.grad))
             for layer in self.layers
         ]
         rest = ({n: t[run] for n, t in d.items()} for d in (self.params, self.grads, self.updates))
-        return Sight(layers, *rest)
+        return Sight(layers, *rest, at=self.at)
 
 
 class _Recorder(TorchFunctionMode):
@@ -235,23 +237,20 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _moved(sight: Sight, params: dict[str, Tensor]) -> None:
-    after = [p.detach() for p in params.values()]
-    updates = torch._foreach_sub(after, list(sight.params.values()))
+    with torch.no_grad():
+        updates = torch._foreach_sub(list(params.values()), list(sight.params.values()))
     sight.updates = dict(zip(params, updates, strict=True))
 
 
 @contextmanager
 def stepping(trainer: Any, x: Tensor, y: Tensor, runs: int | None = None) -> Iterator[Sight]:
-    """The body is the trainer's step on x (B, ...), y (B,), of `runs` runs where it is a stack.
-
-    A plain step is recorded itself, which costs a tenth of a pass of its own: what it computes is
-    copied on the way, not changed. Where it runs other code than the model's own (compiled, in
-    half precision, in parts) there is an extra pass before it.
-    """
+    """The body is the trainer's step on x (B, ...), y (B,), of `runs` runs where it is a stack. A
+    plain step is itself recorded: what it computes is copied on the way, not changed. One of other
+    code than the model's own (compiled, in parts, in half precision) is looked at before."""
     model = trainer.forward
     own = model is eager(trainer.model) and trainer.accumulate == 1 and trainer.scaler is None
     with _inside(trainer) if own else watching(trainer.model, trainer.objective, x, y) as sight:
-        sight.runs = runs
+        sight.runs, sight.at = runs, trainer.at
         yield sight
 
 
@@ -259,7 +258,8 @@ def stepping(trainer: Any, x: Tensor, y: Tensor, runs: int | None = None) -> Ite
 def _inside(trainer: Any) -> Iterator[Sight]:
     model = trainer.model
     params = _named(model)
-    sight = Sight([], {name: p.detach().clone() for name, p in params.items()}, {}, {})
+    with torch.no_grad():
+        sight = Sight([], {name: p.clone() for name, p in params.items()}, {}, {})
 
     def forward(x: Tensor) -> Tensor:
         trainer.forward = model  # L-BFGS calls again, after it has moved
@@ -298,10 +298,3 @@ def looking(
     with stepping(trainer, x, y) as sight:
         yield
     write(log, trainer.at, *measure(sight, probes))
-
-
-def write(log: Any, step: int, scalars: Scalars, histograms: Counted) -> None:
-    """The rows of one look."""
-    log.scalars(step, scalars)
-    for tag, (counts, low, high) in histograms.items():
-        log.histogram(step, tag, counts, low, high)

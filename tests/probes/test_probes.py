@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab.measure import Histogram, counted, measure, strided
+from trainlab.measure import Histogram, counted, measure, single, strided
 from trainlab.probes.activation import activation, dead, moments, saturated
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
@@ -57,9 +57,7 @@ def flat_of(*calls):
 
 def histogram(values):
     """Of one tensor: counts (64,), limits ()."""
-    found = counted(
-        strided(values, None)[None, None].to(torch.promote_types(values.dtype, torch.float32))
-    )
+    found = counted(strided(single(values)[None, None]))
     return Histogram(*(part[0, 0] for part in found))
 
 

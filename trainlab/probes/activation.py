@@ -30,14 +30,14 @@ def activation(sight: Sight) -> Seen:
     seen: Seen = {}
     calls = [layer for layer in sight.layers if layer.elementwise]
     for layers in calls, [layer for layer in sight.layers if not layer.elementwise]:
-        outs = {layer.name: layer.out for layer in layers}
-        for names, values in alike(outs, sight.runs):
+        outs = alike({layer.name: layer.out for layer in layers}, sight.runs)
+        for names, values in outs:
             figures = moments(values)
             for statistic, figure in zip(("mean", "std", "unit_std"), figures, strict=True):
                 seen[tags(f"activation_{statistic}", names)] = figure
             if layers is calls:
                 seen[tags("activation_zero", names)] = share(values == 0)
-        seen |= histograms("activation", outs, sight.runs)
+        seen |= histograms("activation", outs)
     for group, flat in saturated(calls, sight.runs):
         seen[tags("activation_saturated", [layer.name for layer in group])] = share(flat)
     return seen
@@ -161,7 +161,7 @@ def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
                     units = found == flat.numel() // found.numel()
                     outs = together([layer.out for layer in group], len(x) if runs else None)
                     over = tuple(range(2, outs.dim()))
-                    bounded = outs.amin(over).isfinite() & outs.amax(over).isfinite()
+                    bounded = (outs.amax(over) - outs.amin(over)).isfinite()
                     stuck[names] = units & stuck.get(names, True)
                     finite[names] = bounded & finite.get(names, True)
                 if not any(bool(units.any()) for units in stuck.values()):

@@ -1,11 +1,13 @@
 """The size of the weights. Named by conf/probe/."""
 
-from trainlab.measure import Seen, histograms, norms, of_runs
+from trainlab.measure import Norm, Seen, alike, histograms, of_runs, rarely
 from trainlab.taps import Sight
 
 
 @of_runs
 def weight(sight: Sight) -> Seen:
-    """L2 norm of each parameter before the step, and a histogram of each weight matrix."""
-    found = norms("weight_norm", sight.params, sight.runs)
-    return found | histograms("weight", sight.matrices(sight.params), sight.runs)
+    """L2 norm of each parameter before the step, and rarely a histogram of each weight matrix."""
+    seen: Seen = {f"weight_norm/{name}": Norm(weight) for name, weight in sight.params.items()}
+    if not rarely(sight.at):
+        return seen
+    return seen | histograms("weight", alike(sight.matrices(sight.params), sight.runs))

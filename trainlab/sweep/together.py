@@ -198,8 +198,8 @@ class Crew:
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:
         """One look into all runs at once."""
-        from trainlab.measure import measured
-        from trainlab.taps import stepping, write
+        from trainlab.measure import measured, write
+        from trainlab.taps import stepping
 
         with stepping(trainer, x, y, runs=len(self.stack.ids)) as sight:
             yield
