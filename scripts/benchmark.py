@@ -12,8 +12,8 @@ what it is off 1 is the noise.
             optimizer and schedule, no clip
     probe   a probe step in plain steps, and what the default cadence therefore costs
     watch   a whole run with the default probes and findings, against one without, in time and in
-            CPU time; MNIST must be in the user's cache or in $TRAINLAB_DATA, and has fewer epochs here than its recipes,
-            which are therefore watched more cheaply
+            CPU time; MNIST must be in the user's cache or in $TRAINLAB_DATA, and has fewer epochs
+            here than its recipes, which are therefore watched more cheaply
     stack   R runs a step, one after the other against together; and the planner's choice against
             the best of 1, 4, 16, 64 runs at a time
 """
