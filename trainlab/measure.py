@@ -43,12 +43,6 @@ class Norm(NamedTuple):
     of: Tensor
     per: Tensor | None = None
 
-    def told(self, norms: Mapping[int, np.ndarray]) -> list[float]:
-        if self.per is None:
-            return norms[id(self.of)].tolist()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (norms[id(self.of)] / norms[id(self.per)]).tolist()
-
 
 Groups = list[tuple[list[str], Tensor]]  # names of L tensors of one shape, and (L, R, ...)
 Seen = dict[Tags, Tensor | Histogram | Sample | Norm]
@@ -172,14 +166,14 @@ def measured(
         begun, at = at, at + layers * runs * bins
         return host[begun:at].reshape(layers, runs, bins)
 
-    norm_of = dict(zip(ids, take(len(ids))[..., 0], strict=True))  # {id: (R,)}
-    scalars: dict[str, Sequence[float]] = {}  # of all runs
+    wanted = {tag: value for tag, value in seen.items() if isinstance(value, Norm)}
+    scalars = told(wanted, dict(zip(ids, range(len(ids)), strict=True)), take(len(ids))[..., 0])
     spread: dict[str, tuple] = {}
     for names, value in seen.items():
         names = names if isinstance(names, tuple) else (names,)
         if isinstance(value, Norm):
-            scalars[names[0]] = value.told(norm_of)
-        elif isinstance(value, Histogram):
+            continue
+        if isinstance(value, Histogram):
             counts = take(len(names), value.counts.shape[-1]).astype(int).tolist()
             limits = [take(len(names))[..., 0].tolist() for _ in range(2)]
             spread |= zip(names, zip(counts, *limits, strict=True), strict=True)
@@ -194,6 +188,17 @@ def measured(
         )
         for run in range(runs)
     ]
+
+
+def told(
+    wanted: Mapping[str, Norm], places: Mapping[int, int], sizes: np.ndarray
+) -> dict[str, list[float]]:
+    """{tag: the figure of each run} of norms `sizes` (n, R), whose tensors' ids have `places`."""
+    found = sizes[[places[id(norm.of)] for norm in wanted.values()]]
+    shares = [place for place, norm in enumerate(wanted.values()) if norm.per is not None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[shares] /= sizes[[places[id(n.per)] for n in wanted.values() if n.per is not None]]
+    return dict(zip(wanted, found.tolist(), strict=True))
 
 
 def spread_of(samples: dict[Tags, Tensor]) -> dict[Tags, Histogram]:

@@ -83,23 +83,22 @@ def saturated(calls: list[Layer], runs: int | None = None) -> list[tuple[list[La
     """Where the slope of each call is below 5 % of the largest it can have, (L, R, B, ...) of the
     calls of one function and shape; a nan input is not."""
     groups: dict[Any, list[Layer]] = {}
+    own = {layer.name for layer in calls if learned(layer)}
     for layer in calls:
-        alone = learned(layer) or not small(layer.x, runs)
-        key = layer.name if alone else (*kind(layer), layer.x.shape)
-        groups.setdefault(key, []).append(layer)
+        alone = layer.name in own or not small(layer.x, runs)
+        groups.setdefault(layer.name if alone else (*kind(layer), layer.x.shape), []).append(layer)
     if not groups:
         return []
     first = [group[0] for group in groups.values()]
     inputs = [
-        layer.x if learned(layer) else together([each.x for each in group], runs)
+        layer.x if layer.name in own else together([each.x for each in group], runs)
         for layer, group in zip(first, groups.values(), strict=True)
     ]
     steep = slopes([layer.again for layer in first], inputs)
     found = []
     for layer, group, slope in zip(first, groups.values(), steep, strict=True):
         flat = slope < flat_below(layer)
-        flat = together([flat], runs) if learned(layer) else flat
-        found.append((group, flat))
+        found.append((group, together([flat], runs) if layer.name in own else flat))
     return found
 
 
