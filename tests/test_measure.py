@@ -9,7 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainlab.measure import BINS, MOST, Histogram, alike, counted, measure, measured, rarely
+from trainlab.measure import (
+    BINS,
+    MOST,
+    Histogram,
+    alike,
+    counted,
+    measure,
+    measured,
+    of_run,
+    rarely,
+)
 from trainlab.probes.activation import activation, saturated
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
@@ -212,8 +222,8 @@ def test_each_run_of_a_stack_has_the_figures_it_has_alone():
     sight = seen_step(trainer, x, y)
     rows = measured(sight, PROBES)
     for run in range(5):
-        same(rows[run], alone(sight.of(run)))
-        same(measure(sight.of(run), PROBES), alone(sight.of(run)))
+        same(rows[run], alone(of_run(sight, run)))
+        same(measure(of_run(sight, run), PROBES), alone(of_run(sight, run)))
 
 
 def test_a_probe_that_knows_of_no_runs_is_shown_each_alone():

@@ -6,6 +6,7 @@ L layers of one shape, R runs (1 where there is no stack), B batch, U units, N e
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -225,8 +226,23 @@ def shown(sight: Any, probe: Callable[[Any], Seen]) -> Seen:
     """What a probe says of a sight; one that knows of no runs is asked of each."""
     if sight.runs is None or hasattr(getattr(probe, "func", probe), "of_runs"):
         return probe(sight)
-    found = [probe(sight.of(run)) for run in range(sight.runs)]
+    found = [probe(of_run(sight, run)) for run in range(sight.runs)]
     return {tag: joined([own[tag] for own in found], isinstance(tag, tuple)) for tag in found[0]}
+
+
+def of_run(sight: Any, run: int) -> Any:
+    """What was seen of the run in one place of a stack."""
+
+    def own(held: Any, *names: str) -> Any:
+        tensors = {name: getattr(held, name) for name in names}
+        return replace(held, **{n: t[run] for n, t in tensors.items() if t is not None})
+
+    layers = [own(layer, "x", "out", "grad") for layer in sight.layers]
+    parts = {
+        name: {tag: tensor[run] for tag, tensor in getattr(sight, name).items()}
+        for name in ("params", "grads", "updates")
+    }
+    return replace(sight, layers=layers, runs=None, **parts)
 
 
 def joined(values: list[Any], layers: bool) -> Any:

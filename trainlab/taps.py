@@ -6,7 +6,7 @@ gradients, buffers, modes and random streams are, bit for bit, what they were. B
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -72,19 +72,6 @@ class Sight:
         """Those with two or more dimensions in each run."""
         least = 2 if self.runs is None else 3
         return {name: t for name, t in tensors.items() if t.dim() >= least}
-
-    def of(self, run: int) -> "Sight":
-        """What was seen of the run in one place of a stack."""
-
-        def own(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[run]
-
-        layers = [
-            replace(layer, x=layer.x[run], out=layer.out[run], grad=own(layer.grad))
-            for layer in self.layers
-        ]
-        rest = ({n: t[run] for n, t in d.items()} for d in (self.params, self.grads, self.updates))
-        return Sight(layers, *rest, at=self.at)
 
 
 class _Recorder(TorchFunctionMode):
@@ -216,8 +203,9 @@ def look(
     for layer in layers:
         layer.out = layer.out.detach()
     found = zip(free, grads[len(tapped) :], strict=True)
-    copies = {name: p.detach().clone() for name, p in params.items()}
-    return Sight(layers, copies, {name: grad for name, grad in found if grad is not None}, {})
+    return Sight(
+        layers, _copied(params), {name: grad for name, grad in found if grad is not None}, {}
+    )
 
 
 @contextmanager
@@ -236,9 +224,17 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return dict(zip(numbered(list(params)), params.values(), strict=True))
 
 
+@torch.no_grad()
+def _copied(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, by one call."""
+    copies = torch._foreach_mul(list(params.values()), 1) if params else []
+    return dict(zip(params, copies, strict=True))
+
+
+@torch.no_grad()
 def _moved(sight: Sight, params: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        updates = torch._foreach_sub(list(params.values()), list(sight.params.values()))
+    before, after = list(sight.params.values()), list(params.values())
+    updates = torch._foreach_sub(after, before) if params else []
     sight.updates = dict(zip(params, updates, strict=True))
 
 
@@ -258,8 +254,7 @@ def stepping(trainer: Any, x: Tensor, y: Tensor, runs: int | None = None) -> Ite
 def _inside(trainer: Any) -> Iterator[Sight]:
     model = trainer.model
     params = _named(model)
-    with torch.no_grad():
-        sight = Sight([], {name: p.clone() for name, p in params.items()}, {}, {})
+    sight = Sight([], _copied(params), {}, {})
 
     def forward(x: Tensor) -> Tensor:
         trainer.forward = model  # L-BFGS calls again, after it has moved
