@@ -231,6 +231,25 @@ def test_a_unit_is_dead_when_it_is_flat_on_every_sample_of_the_pass():
     assert dead(dropped, Batches([torch.ones(1, 50)])) == {"01.relu": 0}
 
 
+def test_the_pass_ends_where_every_unit_was_seen_alive(monkeypatch):
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
+    nn.init.eye_(net[0].weight)
+    asked = []
+
+    class Counted(Batches):
+        def __call__(self, step):
+            asked.append(step)
+            return super().__call__(step)
+
+    left, right = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
+    assert dead(net, Counted([left, left, right, left])) == {"01.relu": 0}
+    assert asked == [0, 1, 2]
+    whole = dead(net, Batches([torch.cat([left] * 9)]))
+    monkeypatch.setattr("trainlab.probes.activation.BLOCK", 4)  # two samples at a time
+    assert dead(net, Batches([torch.cat([left] * 9)])) == whole == {"01.relu": 0.5}
+    assert dead(net, Batches([torch.cat([left] * 8 + [right])])) == {"01.relu": 0}
+
+
 def test_a_channel_is_a_unit_of_a_convolution():
     net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
     with torch.no_grad():
