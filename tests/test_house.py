@@ -22,7 +22,7 @@ ROWS = [
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",
      "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed", "charts",
-     "pictures"),
+     "pictures", "measure"),
 ]  # fmt: skip
 ROOMS = {
     "doctor": ["probe=none"],
