@@ -60,8 +60,8 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
 def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
     """Share of dead units of each activation, counted with the 1st, 2nd, 4th validation and every
-    8th, and the last: a pass costs as much as a few steps."""
-    often = due(len(trainer.history), 8) or len(trainer.history) in (1, 2, 4)
+    5th, and the last: a pass costs as much as a few steps."""
+    often = due(len(trainer.history), 5) or len(trainer.history) in (1, 2, 4)
     if not (often or trainer.ended()) or "activation" not in bench.cfg.probe:
         return {}
     from trainlab.probes.activation import dead
