@@ -5,8 +5,9 @@ from math import inf
 from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import Episode, History
 
-WORSE = 2.0  # times the loss of training; healthy batch norm on fit: see docs/doctor.md
-APART = 0.3  # of the loss of a constant answer
+# of 84 healthy digits nets with batch norm none came nearer than 0.7 of both limits at two looks
+WORSE = 3.0  # times the loss of the other mode
+APART = 0.05  # of the loss of a constant answer
 RATE = 0.7  # of dropout; 0.5 is usual (Srivastava et al. 2014)
 
 
