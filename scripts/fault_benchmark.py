@@ -16,6 +16,7 @@ import ast
 import hashlib
 import json
 import multiprocessing
+import random
 import sys
 import tempfile
 import time
@@ -61,26 +62,26 @@ NEEDS = {"optim_eps": ["optim=adam"], "norm_mode": ["norm=batch"], "loop_mode": 
 PRIVATE = ["model._target_=private_nets.handmade", "trust=[private_nets]", "init=torch_default"]
 # severities: (of pool fit, of pool report)
 LADDER = {
-    "data_unnormalised": ((255, 20), (150, 30)), "data_double_norm": ((1,), (3,)),
+    "data_unnormalised": ((255, 20), (150,)), "data_double_norm": ((1,), (3,)),
     "data_constant_input": ((1.0,), (0.9,)), "data_nonfinite": ((1,), (3,)),
-    "data_labels_random": ((1.0,), (0.9,)), "data_misaligned": ((1, -2), (3, -3)),
+    "data_labels_random": ((1.0,), (0.9,)), "data_misaligned": ((1, -2), (3,)),
     "data_label_noise": ((0.4, 0.2), (0.35, 0.12)), "data_imbalance": ((0.02,), (0.03,)),
-    "data_conflicting_labels": ((0.5,), (0.4,)), "data_noisy_input": ((2.0, 1.0), (1.7, 2.5)),
-    "data_leak": ((1.0,), (0.7,)), "data_split_shift": ((1.0, 50), (30.0, 0.7)),
-    "data_not_shuffled": ((1.0, 0.9), (0.97,)), "fit_overfit": ((60, 30), (50, 100)),
+    "data_conflicting_labels": ((0.5,), (0.4,)), "data_noisy_input": ((2.0, 1.0), (1.7,)),
+    "data_leak": ((1.0,), (0.7,)), "data_split_shift": ((1.0, 50), (30.0,)),
+    "data_not_shuffled": ((1.0, 0.9), (0.97,)), "fit_overfit": ((60, 30), (50,)),
     "init_zero": ((0.0,), (0.0,)), "init_symmetric": ((0.01, 0.1), (0.02,)),
-    "init_too_small": ((0.01, 0.003), (0.004, 0.0005)), "init_too_large": ((1.0, 3.0), (2.0,)),
+    "init_too_small": ((0.01, 0.003), (0.004,)), "init_too_large": ((1.0, 3.0), (2.0,)),
     "init_mismatch": ((0.4, 2.5), (0.45, 2.3)), "grad_vanishing": ((0.3, 1.0), (0.25, 0.8)),
     "grad_exploding": ((100.0, 30.0), (80.0,)), "act_dead": ((5.0, 10.0), (8.0,)),
     "arch_linear": ((1.0,), (1.0,)), "arch_output_activation": ((1.0,), (0.95,)),
     "arch_double_softmax": ((1.0,), (0.9,)), "reg_dropout_high": ((0.95, 0.9), (0.92, 0.96)),
     "norm_mode": ((8, 4), (5, 2)), "loss_sign": ((1.0,), (0.3,)),
-    "loss_sum_reduction": ((1.0,), (0.7,)), "graph_batch_leak": ((0.3, 1.0), (0.7, 0.4)),
+    "loss_sum_reduction": ((1.0,), (0.7,)), "graph_batch_leak": ((0.3, 1.0), (0.7,)),
     "graph_input_ignored": ((1.0,), (1.0,)), "optim_lr_low": ((1e-3, 1e-4), (2e-3, 2e-4)),
-    "optim_lr_high": ((100.0, 1000.0), (70.0, 500.0)), "optim_lr_mismatch": ((1e-4,), (5e-5, 3.0)),
+    "optim_lr_high": ((100.0, 1000.0), (70.0,)), "optim_lr_mismatch": ((1e-4,), (5e-5, 3.0)),
     "optim_noisy": ((1, 2), (1,)), "optim_few_updates": ((1.0,), (0.9,)),
-    "optim_overclipped": ((1e-4, 1e-3), (5e-4, 5e-5)), "optim_eps": ((1.0, 10.0), (5.0,)),
-    "reg_weight_decay_high": ((3.0, 1.0), (1.5, 4.0)), "sched_wrong_unit": ((30.0, 10.0), (25.0,)),
+    "optim_overclipped": ((1e-4, 1e-3), (5e-4,)), "optim_eps": ((1.0, 10.0), (5.0,)),
+    "reg_weight_decay_high": ((3.0, 1.0), (1.5,)), "sched_wrong_unit": ((30.0, 10.0), (25.0,)),
     "fit_undertrained": ((0.05, 0.02), (0.03,)), "loop_no_zero_grad": ((0,), (0,)),
     "loop_param_not_updated": ((1,), (2,)), "loop_seed_reset": ((1,), (2,)),
     "loop_mode": ((1.0,), (0.8,)),
@@ -141,7 +142,7 @@ HARD = {
     "orthogonal": ["init=orthogonal", "init.gain=auto"],
     "maxout": ["activation=maxout", "optim.lr=0.01"],
     "layer norm": ["norm=layer"],
-    "mse": ["loss=mse", "optim.lr=0.1"],
+    "mse": ["loss=mse", "optim=adam"],
     "focal": ["loss=focal"],
     "scale01": ["preprocess=scale01"],
     "image mean": ["preprocess=center_image"],
@@ -287,16 +288,21 @@ def bench_of(lines: list[str]) -> story.Bench:
 
 
 def few_of(mnist: str, folder: str) -> str:
-    """A file of 2,500 images of MNIST, which loads faster than all of them a thousand times. The
+    """A file of 1,700 images of MNIST, which loads faster than all of them a thousand times. The
     first 2,500 were in an earlier pool."""
     train = bench_of(["data=mnist", f"data.root={mnist}", "probe=none"]).splits.train
     path = f"{folder}/images.npz"
-    np.savez(path, x=train.x[2500:5000].numpy(), y=train.y[2500:5000].numpy())
+    np.savez(path, x=train.x[2500:4200].numpy(), y=train.y[2500:4200].numpy())
     return path
 
 
 def key(row: dict[str, Any]) -> str:
-    names = "pool", "kind", "fault", "severity", "subject", "variant", "seed"
+    return json.dumps([kind(row), row["seed"]])
+
+
+def kind(row: dict[str, Any]) -> str:
+    """Of a run, all but the seed."""
+    names = "pool", "kind", "fault", "severity", "subject", "variant"
     return json.dumps([row.get(name) for name in names])
 
 
@@ -327,13 +333,16 @@ def thresholds() -> dict[str, Any]:
 
 def specs_of(pool: str, mnist: str | None) -> list[dict[str, Any]]:
     seeds = {"fit": range(3), "report": range(200, 203), "slice": range(1)}[pool]
-    many = {"fit": range(10, 13), "report": range(210, 214), "slice": range(10, 11)}[pool]
+    many = {"fit": range(10, 12), "report": range(210, 214), "slice": range(10, 11)}[pool]
     specs = [*faulty(pool, mnist, seeds), *healthy(pool, mnist, many)]
     if pool == "slice":
         first = {spec["fault"]: spec for spec in reversed(specs) if spec["subject"] != "private"}
         plain = [spec for spec in specs if spec["kind"] == "healthy" and spec["subject"] == "mlp"]
         return [spec for word, spec in first.items() if word] + plain[:20]
-    return specs
+    # by level, in an order of its own, so that what is done of it is a sample of the whole
+    kinds = sorted({kind(spec) for spec in specs})
+    random.Random(0).shuffle(kinds)
+    return sorted(specs, key=lambda spec: kinds.index(kind(spec)))
 
 
 def main() -> None:

@@ -39,14 +39,14 @@ def label_noise(fresh: Fresh) -> Verdict:
     share = len(wrong) / len(surest)
     saw = f"of the {len(surest)} surest of {len(y)} samples {share:.1%} differ from their "
     saw += "neighbours"
-    if _at_least(len(wrong), len(surest)) < NOISE:
+    if at_least(len(wrong), len(surest)) < NOISE:
         return verdict(PASS, saw)
     some = ", ".join(f"{i} ({int(y[i])}, not {int(winner[i])}?)" for i in wrong[:5].tolist())
     advice = f"about {share:.0%} of the labels are wrong; look at training samples {some}"
     return verdict(WARN, saw, advice=advice, cause="data.label_noise")
 
 
-def _at_least(k: int, n: int) -> float:
+def at_least(k: int, n: int) -> float:
     """One-sided lower limit of the share that k of n are of. Wilson 1927."""
     p, z = k / n, Z * Z / n
     return (p + z / 2 - math.sqrt(z * (p * (1 - p) + z / 4))) / (1 + z)
