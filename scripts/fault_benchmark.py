@@ -154,7 +154,7 @@ HARD = {
         "data.train_size=300",
         "early_stop.patience=3",
         "penalty.l2=0.001",
-        "epochs=15",
+        "epochs=40",
     ],
     "bf16": ["precision=bf16"],
     "linear": ["model=linear"],
