@@ -24,7 +24,7 @@ from fault_pool import (
     right_among,
     right_first,
 )
-from published_rules import RIGHT
+from published_symptoms import RIGHT
 
 MARKER = "<!-- measured -->"
 TERMS = """A run is *detected* if a finding of level warning or error was made. *Names* of a run
