@@ -50,15 +50,16 @@ def plus_minus(values: Sequence[float]) -> str:
     return f"{mean(values):.4f} +- {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
 
 
-def curves(folders: Sequence[Path], directory: Path) -> None:
+def curves(folders: Sequence[Path], directory: Path, name: str = "") -> None:
     """Write the mean of CURVES over the runs, with mean - std and mean + std, as a run of its own
-    in `directory`; at the steps that all runs have."""
+    in `directory`, made anew; at the steps that all runs have. `name`: what they have in common."""
     rows: dict[int, list[dict[str, float]]] = {}
     for folder in folders:
         for step, row in steps(folder).items():
             rows.setdefault(step, []).append(row)
-    directory.mkdir()
-    with log.Log(directory) as file:
+    directory.mkdir(exist_ok=True)
+    with log.Log(directory, keep=0) as file:
+        file.text("setting", f"mean +- std of {len(folders)} runs: {name}")
         file.events.charts = Bands()
         for step, own in sorted(rows.items()):
             if len(own) == len(folders):
