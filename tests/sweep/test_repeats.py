@@ -25,7 +25,8 @@ def test_three_seeds_their_mean_and_their_band(tmp_path, capsys):
     for split in ("val", "test"):
         values = [row[split]["accuracy"] for row in seen]
         assert f"{mean(values):.4f} +- {stdev(values):.4f}" in out
-    rows = {row["step"]: row for row in log.rows(tmp_path / "run" / "mean-0" / "metrics.jsonl")}
+    told = log.rows(tmp_path / "run" / "mean-0" / "metrics.jsonl")
+    rows = {row["step"]: row for row in told if "step" in row}
     own = [{row["step"]: row for row in log.rows(r.parent / "metrics.jsonl") if "step" in row}
            for r in runs]  # fmt: skip
     losses = [run[20]["val/loss"] for run in own]

@@ -29,10 +29,10 @@ CHANCE = 0.05  # the share of equal settings that may be called different
 
 def score(result: Result) -> float:
     """`monitor` on validation, lower is better; inf of a run that did not finish."""
-    if result["state"] != "finished":
-        return math.inf
-    monitor = result["monitor"]
-    return -monitor["value"] if monitor["name"].endswith("accuracy") else monitor["value"]
+    if result["state"] != "finished" or result["monitor"]["value"] is None:
+        return math.inf  # a task that trains nothing has no figure
+    sign = -1 if result["monitor"]["name"].endswith("accuracy") else 1
+    return sign * result["monitor"]["value"]
 
 
 def label(values: Mapping[str, Any]) -> str:

@@ -40,9 +40,8 @@ def edges(best: Mapping[str, Any], results: Sequence[Result], axes: Mapping[str,
 def _end(value: float, least: float, most: float, axis: Any) -> str:
     """What is said of an end, or nothing inside the range."""
     if isinstance(axis, str) and (found := re.search(INTERVAL, axis)):
-        ends = [float(text) for text in found.groups()]
-        scale = math.log if "log" in axis[: found.start()] and ends[0] > 0 else float
-        low, high, at = scale(ends[0]), scale(ends[1]), scale(value)
+        tags = axis[: found.start()]
+        low, high, at = (_scaled(float(x), tags) for x in (*found.groups(), value))
         share = (at - low) / (high - low)
         if share < NEAR:
             return f"at the lower end of {found[0]}: try lower"
@@ -50,3 +49,9 @@ def _end(value: float, least: float, most: float, axis: Any) -> str:
     if value == most:
         return "the largest tried: try higher"
     return "the smallest tried: try lower" if value == least else ""
+
+
+def _scaled(value: float, tags: str) -> float:
+    """Where a value is on its axis, which is drawn in equal steps of this."""
+    value = 1 - value if "one_minus" in tags else value
+    return math.log(value) if "log" in tags else value

@@ -1,7 +1,6 @@
 """Which axes of a sweep mattered, by Optuna; an extra that need not be installed."""
 
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,12 @@ def importances(tried: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
     ENOUGH settings, or Optuna is missing.
     """
     columns = {key: [values.get(key) for values, _ in tried] for key in tried[0][0]}
+    for key, seen in list(columns.items()):  # optim.betas -> optim.betas[0], optim.betas[1]
+        if all(isinstance(v, list) for v in seen) and len(set(map(len, seen))) == 1:
+            columns |= {
+                f"{key}[{i}]": list(own)
+                for i, own in enumerate(zip(*columns.pop(key), strict=True))
+            }
     columns = {key: seen for key, seen in columns.items() if len(set(map(plain, seen))) > 1}
     if len(columns) < 2 or len(tried) < ENOUGH or not installed():
         return {}
@@ -29,7 +34,7 @@ def importances(tried: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
     for key, seen in columns.items():
         if numeric(seen):
             low, high = float(min(seen)), float(max(seen))
-            wide = low > 0 and math.log10(high / low) >= 1
+            wide = low > 0 and high >= 10 * low  # as it was searched, most likely
             ranges[key] = optuna.distributions.FloatDistribution(low, high, log=wide)
         else:
             columns[key] = [plain(value) for value in seen]

@@ -17,6 +17,7 @@ from statistics import mean
 from typing import Any, TextIO
 
 from trainlab import durable
+from trainlab.errors import plain
 from trainlab.sweep.comparison import Result, label, settings
 
 TOP = 10  # rows of the table; leaderboard.csv has all
@@ -50,8 +51,9 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             seen = result.get("results", {})
             row = {"rank": rank if setting.runs else "", "number": result["number"]}
             row |= {"folder": result["folder"], "state": result["state"]}
-            row |= {key: result["values"].get(key, "") for key in keys}
-            row["monitor"] = result["monitor"]["value"] if seen else ""
+            values = result["values"]
+            row |= {key: plain(values[key]) if key in values else "" for key in keys}
+            row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
             for split in ("train", "val", "test"):
                 figures = seen.get(split, {}) if split in splits else {}

@@ -17,7 +17,7 @@ def sentences(results: Sequence[Result], sweep: Mapping[str, Any]) -> list[str]:
     found = settings(results, sweep.get("nuisance", ()))
     if not found or not found[0].runs:
         return ["no run finished: nothing to compare"]
-    told = [best(found), *differences(found, sweep.get("nuisance", ()))]
+    told = [best(found), *differences(found, sweep.get("nuisance", ())), *lost(found)]
     told += at_edges(found, results, sweep.get("axes", {}))
     return told + mattered(settings(results))
 
@@ -117,6 +117,20 @@ def sentence(pair: Pair, found: Sequence[Setting]) -> str:
         return f"{first} and {second}: within noise {figures}"
     better, worse = (first, second) if pair.difference < 0 else (second, first)
     return f"{better} is better than {worse} {figures}"
+
+
+def lost(found: Sequence[Setting]) -> list[str]:
+    """What did not finish of settings with several seeds, and what that costs them."""
+    lines = []
+    for setting in found:
+        if (n := setting.unfinished) and len(setting.picked) > 1:
+            line = f"{name(setting, found)}: {n} run{'s' * (n > 1)} did not finish "
+            line += f"(count{'s' * (n == 1)} as worst)"
+            if gone := len(setting.picked) - len(setting.runs):
+                verb = "are" if gone > 1 else "is"
+                line += f"; {gone} of {len(setting.picked)} seeds {verb} lost"
+            lines.append(line)
+    return lines
 
 
 def at_edges(
