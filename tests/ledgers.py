@@ -38,7 +38,7 @@ def keep(directory, found, **sweep):
 def read(directory: Path, keys):
     """The results of a sweep that is over, `keys` being what it varies."""
     found = []
-    for folder in directory.glob("[0-9]*_*"):
+    for folder in directory.glob("[0-9]*"):
         number = int(folder.name.partition("_")[0])
         lines = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
         typed = dict(line.split("=", 1) for line in lines)
