@@ -1,12 +1,7 @@
-"""Ledgers of sweeps to test on: written by hand, or from the folders that a real sweep left."""
+"""Ledgers of sweeps to test on, written by hand."""
 
 import hashlib
 import json
-from pathlib import Path
-
-import yaml
-
-from trainlab import rundir
 
 
 def result(number, values, loss=None, reason="diverged", accuracy=None, monitor="val/loss"):
@@ -33,23 +28,3 @@ def keep(directory, found, **sweep):
     told = {"command": [], "axes": {}, "jobs": len(found), "nuisance": [], "repeats": 1}
     told |= {"monitor": "val/loss"} | sweep
     (directory / "sweep.json").write_text(json.dumps(told))
-
-
-def read(directory: Path, keys):
-    """The results of a sweep that is over, `keys` being what it varies."""
-    found = []
-    for folder in directory.glob("[0-9]*"):
-        number = int(folder.name.partition("_")[0])
-        lines = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-        typed = dict(line.split("=", 1) for line in lines)
-        values = {key: yaml.safe_load(typed[key]) for key in keys}
-        status, path = rundir.told(folder), folder / "summary.json"
-        entry = {"digest": status["config_digest"][:16], "folder": folder.name, "number": number}
-        entry |= {"values": values, "state": status["state"], "reason": status["reason"]}
-        if path.exists():
-            summary = json.loads(path.read_text())
-            entry |= {key: summary[key] for key in ("results", "steps", "seconds")}
-            loss = summary["results"]["val"]["loss"]
-            entry["monitor"] = {"name": "val/loss", "value": loss}
-        found.append(entry)
-    return sorted(found, key=lambda entry: entry["number"])

@@ -17,28 +17,25 @@ from ledgers import result
 
 from trainlab import log
 from trainlab.__main__ import main
-from trainlab.sweep import leaderboard
+from trainlab.sweep import leaderboard, ledger
 
 KEYS = ["activation", "optim.lr", "seed"]
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A real one of 12 runs as two stacks, with its ledger."""
+    """A real one of 12 runs as two stacks."""
     where = tmp_path_factory.mktemp("sweep") / "s"
     words = ["activation=relu,elu", "optim.lr=0.1,0.01", "repeats=3", "quiet=true", "max_steps=40",
-             "evaluate.every=20", "preflight=none", "probe=none", "stack.size=6"]  # fmt: skip
+             "evaluate.every=20", "preflight=none", "probe=none", "stack.size=6",
+             "sweep.nuisance=[optim.lr]"]  # fmt: skip
     assert main(["-m", *words, f"hydra.sweep.dir={where}"]) == 0
-    axes = {"activation": ["relu", "elu"], "optim.lr": ["0.1", "0.01"]}
-    found = ledgers.read(where, KEYS)
-    ledgers.keep(where, found, nuisance=["optim.lr"], repeats=3, axes=axes)
     return where
 
 
 @pytest.fixture(scope="module")
 def closed(sweep):
-    leaderboard.close(sweep, quiet=True)
-    leaderboard.close(sweep, quiet=True)  # taken up again: nothing is doubled
+    leaderboard.close(sweep, quiet=True)  # again, as when it is taken up: nothing is doubled
     return sweep
 
 
@@ -89,7 +86,7 @@ def test_closing_says_what_differs(sweep, capsys):
     leaderboard.close(sweep, quiet=False)
     out = capsys.readouterr().out
     assert "best of 2: " in out
-    assert "test, of this one only: loss" in out
+    assert "of this one only, test loss" in out
     assert "relu and elu: " in out or "elu and relu: " in out
     assert "is better than" in out or "within noise" in out
     assert "(3 of 3 seeds)" in out
@@ -97,7 +94,7 @@ def test_closing_says_what_differs(sweep, capsys):
 
 
 def test_mean_curves_are_those_of_what_is_compared(closed):
-    found = leaderboard.settings(leaderboard.results(closed), ["optim.lr"])
+    found = leaderboard.settings(ledger.results(closed), ["optim.lr"])
     for number, setting in enumerate(found):
         told = {r["step"]: r for r in log.rows(closed / f"mean-{number}" / "metrics.jsonl")
                 if "val/loss" in r}  # fmt: skip
@@ -128,7 +125,7 @@ def cards(folder):
 
 
 def test_hparams_are_in_the_event_files_of_the_runs(closed):
-    for entry in leaderboard.results(closed):
+    for entry in ledger.results(closed):
         found, scalars = cards(closed / entry["folder"])
         start = found["_hparams_/session_start_info"].session_start_info
         assert start.hparams["activation"].string_value == entry["values"]["activation"]

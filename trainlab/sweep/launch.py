@@ -32,11 +32,11 @@ def launch(
 def _launched(
     context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int, flag: Any
 ) -> list[Any]:
-    job, report = task.args
+    job, report, ended = task.args
     cfgs = configs(context, master, overrides, begin)
     ours = [OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]) for c in cfgs]
     plain = [spine.values(cfg) for cfg in ours]
-    show, returns = Show(quiet=ours[0].quiet), {}
+    show, returns = Show(quiet=master.quiet), {}
     sweep = Path(str(master.hydra.sweep.dir))
     for number, places in enumerate(groups(plain)):
         shared, structure = Shared(), hashlib.sha256(key(plain[places[0]]).encode()).hexdigest()
@@ -62,23 +62,23 @@ def _launched(
             chunk, places = places[:size], places[size:]
             outcomes = [first, *map(opened, chunk[1:])]
             ready = [o for o in outcomes if isinstance(o, Paused)]
-            ended = iter(together(ready, show))
+            trained = iter(together(ready, show))
             for place, outcome in zip(chunk, outcomes, strict=True):
-                outcome = next(ended) if isinstance(outcome, Paused) else outcome
-                returns[place].return_value = kept(outcome, returns[place], report)
+                outcome = next(trained) if isinstance(outcome, Paused) else outcome
+                kept(outcome, returns[place], ours[place], report, ended)
             stopped = [o for o in outcomes if isinstance(o, Stopped)]
             if flag.raised is not None or stopped:
                 sys.exit(rundir.EXIT_CODES.get(flag.raised, 130))
     return [returns[place] for place in range(len(cfgs))]
 
 
-def kept(outcome: Any, done: Any, report: Callable) -> Any:
-    """The outcome; a failure is told and leaves its status, and ends no other run."""
+def kept(outcome: Any, done: Any, cfg: Any, report: Callable, ended: Callable) -> None:
+    """Keep what became of a job; a failure is told, and ends no other run."""
     directory = Path(done.hydra_cfg.hydra.runtime.output_dir)
     if isinstance(outcome, Exception):
         report(outcome, directory)
-        rundir.failed(directory, outcome)
-    return outcome
+    ended(outcome, directory, cfg)
+    done.return_value = directory.name
 
 
 class Shared:

@@ -18,22 +18,11 @@ from typing import Any, TextIO
 
 from trainlab import durable
 from trainlab.errors import plain
+from trainlab.sweep import ledger
 from trainlab.sweep.comparison import Result, label, settings
 
 TOP = 10  # rows of the table; leaderboard.csv has all
 POLL = 0.5  # s
-
-
-def results(directory: Path) -> list[dict[str, Any]]:
-    """What the ledger of a sweep holds, in the order of the plan."""
-    found = [json.loads(path.read_text()) for path in (directory / "results").glob("*.json")]
-    return sorted(found, key=lambda result: result["number"])
-
-
-def described(directory: Path) -> dict[str, Any]:
-    """sweep.json; nothing where there is none."""
-    path = directory / "sweep.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -196,7 +185,7 @@ def close(directory: Path, quiet: bool) -> None:
     from trainlab import hparams
     from trainlab.sweep import spread, verdict
 
-    found, sweep = results(directory), described(directory)
+    found, sweep = ledger.results(directory), ledger.told(directory)
     if not found:
         return
     nuisance = sweep.get("nuisance", ())
@@ -217,6 +206,7 @@ def close(directory: Path, quiet: bool) -> None:
         print_(table(found))
     if lines:
         head = table_of(*verdict.HEAD)
+        head.caption, head.caption_justify = f"{sweep.get('monitor')} on validation", "left"
         for line in lines[:TOP]:
             head.add_row(*line)
         print_(head)

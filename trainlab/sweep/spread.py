@@ -1,18 +1,14 @@
 """Runs that differ in their seed only: mean and standard deviation of what they reached, and of
 their curves."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from trainlab import log
 
 CURVES = "train/loss", "train/accuracy", "val/loss", "val/accuracy"
-NOT_TOLD = "seed=", "repeats=", "stack.size=", "quiet="
 
 
 class Bands:
@@ -27,23 +23,6 @@ class Bands:
             for tag, low, high in ((tag, f"{tag}_lower", f"{tag}_upper") for tag in CURVES)
         ]
         return [{"title": "Mean +- std over the seeds", "chart": charts}]
-
-
-def settings(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """What was typed but for the seed -> the finished runs of it."""
-    found: dict[str, list[Path]] = {}
-    for folder in folders:
-        lines = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-        name = " ".join(line for line in lines if not line.startswith(NOT_TOLD))
-        if (folder / "summary.json").exists():
-            found.setdefault(name, []).append(folder)
-    return found
-
-
-def reached(folders: Sequence[Path], split: str) -> list[str]:
-    """Loss and accuracy with the best weights: `mean +- std`, n - 1 in the denominator."""
-    seen = [json.loads((f / "summary.json").read_text())["results"][split] for f in folders]
-    return [plus_minus([row[name] for row in seen]) for name in ("loss", "accuracy")]
 
 
 def plus_minus(values: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ from trainlab.sweep.importance import ENOUGH, importances, installed
 from trainlab.sweep.spread import plus_minus
 
 SHOWN = 6  # settings of which every pair is told; of more, the best against the others
-HEAD = "setting", "n", "mean", "std", "95 %", "chosen"
+HEAD = "setting", "n", "mean", "std", "95 % interval", "chosen"
 
 
 def sentences(results: Sequence[Result], sweep: Mapping[str, Any]) -> list[str]:
@@ -23,7 +23,7 @@ def sentences(results: Sequence[Result], sweep: Mapping[str, Any]) -> list[str]:
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
-    """A row of HEAD for each setting that has several seeds; monitor as it is logged."""
+    """A row of HEAD for each setting that has several seeds, of `monitor` as it is logged."""
     rows = []
     for setting in found:
         runs = list(setting.runs.values())
@@ -58,16 +58,17 @@ def chosen(setting: Setting) -> str:
 
 def best(found: Sequence[Setting]) -> str:
     """The winner on validation, and the test split of it alone."""
-    winner = found[0]
-    run = next(iter(winner.runs.values()))
-    seeds = f" over {len(winner.runs)} seeds" if len(winner.runs) > 1 else f" ({run['folder']})"
-    monitor = plus_minus([r["monitor"]["value"] for r in winner.runs.values()])
-    loss, accuracy = (plus_minus(winner.figures("test", key)) for key in ("loss", "accuracy"))
+    winner, where = found[0], next(iter(found[0].runs.values()))["folder"]
+    seeds = f" over {len(winner.runs)} seeds" if len(winner.runs) > 1 else f" ({where})"
+    split = {
+        name: ", ".join(f"{k} {plus_minus(winner.figures(name, k))}" for k in ("loss", "accuracy"))
+        for name in ("val", "test")
+    }
     among = "" if len(found) == 1 else f"best of {len(found)}: "
     at = f" at {text}" if (text := chosen(winner)) else ""
+    only = "of this one only, " if len(found) > 1 else ""
     return (
-        f"{among}{name(winner, found)}{at}: {run['monitor']['name']} {monitor}{seeds}; "
-        f"test, of this one only: loss {loss}, accuracy {accuracy}"
+        f"{among}{name(winner, found)}{at}{seeds}: val {split['val']}; {only}test {split['test']}"
     )
 
 
