@@ -205,6 +205,18 @@ def test_watching_draws_no_random_number(tmp_path, monkeypatch):
     assert not any(thread.name == "leaderboard" for thread in threading.enumerate())
 
 
+def test_brackets_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    found = [result(i, {"augment": ["flip"], "seed": i}, 1.0 + i) for i in range(2)]
+    lines = running(tmp_path, found, 2, io.StringIO(), monkeypatch)
+    monkeypatch.undo()
+    assert "augment=['flip']" in lines
+    for entry in found:
+        (tmp_path / entry["folder"] / "metrics.jsonl").write_text("")
+    ledgers.keep(tmp_path, found, nuisance=["optim.lr"])
+    leaderboard.close(tmp_path, quiet=False)
+    assert capsys.readouterr().out.count("[flip]") == 3  # in both tables and the best's line
+
+
 def test_quiet_watches_nothing(tmp_path, capsys):
     with leaderboard.live(tmp_path, 3, quiet=True):
         assert not any(thread.name == "leaderboard" for thread in threading.enumerate())

@@ -61,21 +61,23 @@ def write_csv(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
     durable.write(path, text.getvalue().encode())
 
 
-def table(found: Sequence[Result], note: str = "") -> Any:
+def table(found: Sequence[Result]) -> Any:
     """The best TOP of what was tried, as a rich table; seeds of one setting are one row, their
     mean. The test split is not in it."""
+    from rich.markup import escape
+
     from trainlab.show import table_of
 
     ordered = settings(found)
     keys = list(dict.fromkeys(key for setting in ordered for key in setting.values))
     made = table_of("rank", "job", "state", *keys, "val loss", "val accuracy", "s")
-    more = f"{len(ordered) - TOP} more in leaderboard.csv" if len(ordered) > TOP else ""
-    made.caption, made.caption_justify = "; ".join(filter(None, (more, note))) or None, "left"
+    more = f"{len(ordered) - TOP} more in leaderboard.csv" if len(ordered) > TOP else None
+    made.caption, made.caption_justify = more, "left"
     for rank, setting in enumerate(ordered[:TOP], 1):
         runs = [run for run in setting.picked.values() if run]
         states = Counter(run["state"] for run in runs)
         state = ", ".join(f"{n} {s}" if runs[1:] else s for s, n in states.items())
-        values = [label({"": setting.values.get(key)}).removeprefix("=") for key in keys]
+        values = [escape(label({"": setting.values.get(key)})[1:]) for key in keys]
         figures = [setting.figures("val", name) for name in ("loss", "accuracy")]
         means = [f"{mean(figure):.4f}" if figure else "" for figure in figures]
         job = f"{len(runs)} runs" if runs[1:] else f"{runs[0]['number']:04d}"
@@ -121,6 +123,7 @@ class Watcher:
         self.ended: dict[str, Result] = {}
         self.before = len(self.new())  # of an earlier start of the same sweep
         self.live: Any = None
+        self.table: Any = ""  # before the first has ended
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -148,11 +151,14 @@ class Watcher:
         """Show what came."""
         new = self.new()
         if self.live is not None:
-            shown = list(self.ended.values())
-            self.live.update(table(shown, self.progress()), refresh=True)
+            from rich.console import Group
+
+            if new:
+                self.table = table(list(self.ended.values()))
+            self.live.update(Group(self.table, self.progress()), refresh=True)
             return
         for place, result in enumerate(new, len(self.ended) - len(new) + 1):
-            self.console.print(self.line(place, result))
+            self.console.print(self.line(place, result), markup=False)
             if place == self.before + 1:
                 self.console.print(self.progress())
 
@@ -198,6 +204,8 @@ def close(directory: Path, quiet: bool) -> None:
         spread.curves(folders, directory / f"mean-{number}", verdict.name(setting, compared))
     if quiet:
         return
+    from rich.markup import escape
+
     from trainlab.show import Show, table_of
 
     print_ = partial(Show().console.print, markup=False, soft_wrap=True)
@@ -208,7 +216,7 @@ def close(directory: Path, quiet: bool) -> None:
         head = table_of(*verdict.HEAD)
         head.caption, head.caption_justify = f"{sweep.get('monitor')} on validation", "left"
         for line in lines[:TOP]:
-            head.add_row(*line)
+            head.add_row(*map(escape, line))
         print_(head)
     for line in (*verdict.sentences(found, sweep), f"curves  tensorboard --logdir {directory}"):
         print_(line)

@@ -59,13 +59,13 @@ def chosen(setting: Setting) -> str:
 def best(found: Sequence[Setting]) -> str:
     """The winner on validation, and the test split of it alone."""
     winner, where = found[0], next(iter(found[0].runs.values()))["folder"]
-    seeds = f" over {len(winner.runs)} seeds" if len(winner.runs) > 1 else f" ({where})"
+    seeds = f" ({where})" if len(winner.picked) == 1 else f" over {len(winner.runs)} seeds"
     split = {
         name: ", ".join(f"{k} {plus_minus(winner.figures(name, k))}" for k in ("loss", "accuracy"))
         for name in ("val", "test")
     }
     among = "" if len(found) == 1 else f"best of {len(found)}: "
-    at = f" at {text}" if (text := chosen(winner)) else ""
+    at = f" at {text}," if (text := chosen(winner)) else ""
     only = "of this one only, " if len(found) > 1 else ""
     return (
         f"{among}{name(winner, found)}{at}{seeds}: val {split['val']}; {only}test {split['test']}"
