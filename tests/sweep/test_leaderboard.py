@@ -96,8 +96,9 @@ def test_closing_says_what_differs(sweep, capsys):
 def test_mean_curves_are_those_of_what_is_compared(closed):
     found = leaderboard.settings(ledger.results(closed), ["optim.lr"])
     for number, setting in enumerate(found):
-        told = {r["step"]: r for r in log.rows(closed / f"mean-{number}" / "metrics.jsonl")
-                if "val/loss" in r}  # fmt: skip
+        rows = [r for r in log.rows(closed / f"mean-{number}" / "metrics.jsonl") if "step" in r]
+        assert len({row["step"] for row in rows}) == len(rows)  # written anew
+        told = {row["step"]: row for row in rows}
         folders = [closed / run["folder"] for run in setting.runs.values()]
         own = [r["val/loss"] for f in folders for r in log.rows(f / "metrics.jsonl")
                if r.get("step") == 20 and "val/loss" in r]  # fmt: skip
