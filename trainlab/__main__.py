@@ -201,7 +201,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if directory is not None and not isinstance(error, errors.Stopped):
+    if directory is not None and not isinstance(error, errors.Stopped | errors.Held):
         with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
             place = f"traceback in {directory}/error.txt"
