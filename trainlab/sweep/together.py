@@ -209,6 +209,7 @@ class Crew:
             self.lost()
             for run in self.inside():
                 self.write(run, self.keeper(run).save_now)
+            self.show.note(f"{len(self.inside())} runs at step {trainer.at}, checkpoints saved")
             raise rundir.stopped(self.signal(), trainer.at, first.directory)  # each has its own
         if time.monotonic() - self.saved > max(first.seconds, 50 * self.cost):
             begun = time.monotonic()
