@@ -241,5 +241,7 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
             raise _slips().unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
+    if plain["pause_at"] and choices["task"] not in ("train", "evaluate"):
+        raise ConfigError(f"pause_at = {plain['pause_at']}: only task=train pauses; drop it")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")

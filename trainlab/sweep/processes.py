@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from trainlab import durable, rundir
 from trainlab.errors import TrainlabError
 from trainlab.sweep import ledger
-from trainlab.sweep.compose import configs
+from trainlab.sweep.compose import Jobs
 
 IMPORTED = ["torch._dynamo", "trainlab.__main__", "trainlab.story", "trainlab.taps"]
 THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
@@ -54,7 +54,8 @@ def launch(
     server.set_forkserver_preload(IMPORTED)
     workers = master.sweep.workers or max(cores() // master.threads, 1)
     gpus = visible(master.device)
-    waiting = iter(configs(context, master, overrides, begin))
+    jobs = Jobs(context, master, overrides, begin)
+    waiting = map(jobs.config, range(len(overrides)))
     running: list[Running] = []
     try:
         while True:
