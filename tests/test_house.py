@@ -15,7 +15,7 @@ PACKAGE = ROOT / "trainlab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only rows below it, and its own row
 ROWS = [
-    ("__main__", "_plugins", "command", "multirun", "compare"),
+    ("__main__", "_plugins", "command", "multirun", "resume", "compare"),
     ("sweep", "lecture"),
     ("story", "finished", "battery", "keeper", "regular", "lr_range", "teaching"),
     ("report", "checks", "doctor", "faults"),

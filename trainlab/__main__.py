@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__, errors, rundir, spine, words
+from trainlab import __version__, errors, rundir, words
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -155,7 +155,9 @@ def folder(asked: Any) -> Path:
     if cfg.resume == "auto" and given is not None:
         cfg.resume = given if (Path(given) / "status.json").exists() else None
     elif cfg.resume == "auto":
-        cfg.resume = _unfinished(asked.ours)
+        from trainlab import resume
+
+        cfg.resume = resume.unfinished(asked.ours, RUNS)
         if cfg.resume is None and not cfg.quiet:
             print("resume=auto: no unfinished run of this recipe; a new run starts")
     place = f"hydra.run.dir = {given}"
@@ -191,44 +193,19 @@ def name(asked: Any) -> str:
 
 def with_saved(typed: Sequence[str]) -> list[str]:
     """With resume=DIR: the overrides that run was started with, and the typed ones over them."""
-    import yaml
-
     where = dict(arg.partition("=")[::2] for arg in typed).get("resume", "null")
     if where in ("", "null", "auto"):
         return list(typed)
-    directory = Path(where.strip("'\"")).expanduser()
-    first = directory / ".hydra" / "overrides.yaml"
-    files = [first, *sorted(directory.glob(".hydra/resume-*/overrides.yaml"))]
-    if not first.is_file():
-        here = sorted((path.parent for path in RUNS.glob("*/.hydra")), key=os.path.getmtime)
-        names = ", ".join(map(str, here[:-4:-1])) or f"none in {RUNS}"
-        raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
-    gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
-    # hydra.yaml is whole when overrides.yaml is there; that one itself a kill may have cut
-    told = (yaml.safe_load((f.parent / "hydra.yaml").read_text()) for f in (first, files[-1]))
-    origin, newest = (list(map(str, each["hydra"]["overrides"]["task"])) for each in told)
-    saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
-    saved += [arg for arg in origin if arg.startswith("task=")]
-    return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
+    from trainlab import resume
 
-
-def _unfinished(cfg: Any) -> str | None:
-    """The newest run of this recipe among RUNS that has not ended."""
-    from omegaconf import OmegaConf
-
-    digest = spine.digest(OmegaConf.to_container(cfg, resolve=True))
-    for path in sorted(RUNS.glob("*/status.json"), key=os.path.getmtime, reverse=True):
-        status = rundir.told(path.parent)
-        if status.get("state") != "finished" and status.get("config_digest") == digest:
-            return str(path.parent)
-    return None
+    return resume.overrides(typed, where, RUNS)
 
 
 def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if directory is not None and not isinstance(error, errors.Stopped):
+    if directory is not None and not isinstance(error, errors.Stopped | errors.Held):
         with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
             place = f"traceback in {directory}/error.txt"

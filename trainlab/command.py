@@ -120,12 +120,19 @@ def check(
     parts = {name: hydra.config_loader.get_group_options(name) for name in names if "/" in name}
     _typed(values, _choices(values, known | parts), known, own)
     first = axes.first(overrides) if multirun else [o.input_line for o in overrides]
-    cfg = compose(hydra, first)
+    for lines in axes.others(overrides, first, known) if multirun else ():
+        composed(hydra, lines, names, own)
+    return Asked(overrides, first, *composed(hydra, first, names, own), hydra)
+
+
+def composed(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:
+    """The checked config of one job, and the same without Hydra's part."""
+    cfg = compose(hydra, lines)
     if cfg.hydra.get("callbacks"):
         raise ConfigError("hydra.callbacks: not run by trainlab; remove them")
     ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     settled(ours, cfg.hydra.runtime.choices, names, own)
-    return Asked(overrides, first, cfg, ours, hydra)
+    return cfg, ours
 
 
 def _no_blanks(args: Sequence[str]) -> None:
@@ -234,5 +241,7 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
             raise _slips().unknown(key, value, spine.SPINE, None, own)
         spine.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
+    if plain["pause_at"] and choices["task"] not in ("train", "evaluate"):
+        raise ConfigError(f"pause_at = {plain['pause_at']}: only task=train pauses; drop it")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")

@@ -86,6 +86,7 @@ SPINE = {
     "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
     "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
+    "pause_at": Key(float, None, "pauses at this share of its steps", gt=0, lt=1, null=True),
     "batch_size": Key(str, 32, "samples a step", "samples", **BATCH),
     "accumulate": Key(int, 1, "parts of a batch; batch norm sees parts", ge=1, le=2**20),
     "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
@@ -205,7 +206,7 @@ KEYS = SPINE | COMMON
 HARMLESS = (
     "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
-    "data.memory_limit.", "data.workers.", "stack.", "sweep.", "repeats.",
+    "data.memory_limit.", "data.workers.", "pause_at.", "stack.", "sweep.", "repeats.",
     "task.", "hydra.",
 )  # fmt: skip
 

@@ -77,6 +77,20 @@ def _read(line: str) -> Any:
     return OverridesParser.create().parse_override(line).value()
 
 
+def others(
+    overrides: Iterable[Override], first: Sequence[str], groups: Iterable[str]
+) -> list[list[str]]:
+    """The first job with each other word of each group in turn: what their files add up to is
+    checked in time that grows with the sum of the axes, not with their product."""
+    found = []
+    for place, o in enumerate(overrides):
+        if o.key_or_group in groups and o.is_discrete_sweep():
+            texts = list(o.sweep_string_iterator())[1:]
+            lines = [f"{o.key_or_group}={text}" for text in texts]
+            found += [[*first[:place], line, *first[place + 1 :]] for line in lines]
+    return found
+
+
 def first(overrides: Iterable[Override]) -> list[str]:
     """The overrides of one job: the first text of every axis."""
     ours = [o for o in overrides if not o.is_hydra_override()]

@@ -55,8 +55,8 @@ def settings(sampler: Callable, typed: Any) -> dict[str, Any]:
 
 
 def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
-    """How many settings are tried at most. Raises ConfigError where they are too many, or a grid
-    has no end."""
+    """How many settings are tried at most. Raises ConfigError where they are too many, and whatever
+    the sampler itself refuses."""
     if "trials" in settings:
         count = min(settings["trials"], space.size)
     else:
@@ -64,7 +64,8 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
                           else axis.size for axis in space.axes)  # fmt: skip
     if count > MOST_JOBS:
         raise ConfigError(f"-m: {count:.0f} jobs, more than {MOST_JOBS}; sweep over fewer values")
-    return int(count) if "trials" in settings else len(next(sampler(space, **settings)))
+    first = next(sampler(space, **settings), [])
+    return int(count) if "trials" in settings else len(first)
 
 
 @dataclass(frozen=True)
