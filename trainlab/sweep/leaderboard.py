@@ -213,10 +213,11 @@ def close(directory: Path, quiet: bool) -> None:
     if nuisance or not lines:
         print_(table(found))
     if lines:
-        head = table_of(*verdict.HEAD)
+        columns = len(verdict.HEAD) - (not nuisance)  # the last is what was chosen
+        head = table_of(*verdict.HEAD[:columns])
         head.caption, head.caption_justify = f"{sweep.get('monitor')} on validation", "left"
         for line in lines[:TOP]:
-            head.add_row(*map(escape, line))
+            head.add_row(*map(escape, line[:columns]))
         print_(head)
     for line in (*verdict.sentences(found, sweep), f"curves  tensorboard --logdir {directory}"):
         print_(line)
