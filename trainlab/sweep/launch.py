@@ -62,7 +62,7 @@ class Launch:
             first = self.opened(places[0], shared)
             if size is None and isinstance(first, Paused) and len(places) > 1:
                 asked = self.plain[places[0]]["stack.size"]
-                plan = planned(shared.bench, len(places), asked, path)
+                plan = planned(first.bench, len(places), asked, path)
                 size = plan.size
                 self.show.note(f"stack {number}: {len(places)} runs, {plan.told}")
             chunk, places = places[: size or 1], places[size or 1 :]

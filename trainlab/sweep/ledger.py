@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,18 @@ def held(sweep: Path) -> Iterator[None]:
         yield
 
 
-def free(folder: Path) -> None:
-    """Raise BusyError where a job of an earlier start still runs, as a worker may for a while."""
-    if (folder / ".lock").exists():
-        with rundir.held(folder, ""):
-            pass
+def free(folder: Path, patience: float = 5.0) -> None:
+    """Wait for a job of an earlier start that still runs, as a worker may for a moment after its
+    sweep was killed. Raises BusyError after `patience` seconds."""
+    end = time.monotonic() + patience
+    while (folder / ".lock").exists():
+        try:
+            with rundir.held(folder, ""):
+                return
+        except BusyError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def ended(outcome: Any, directory: Path, cfg: Any) -> None:
