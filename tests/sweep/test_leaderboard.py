@@ -206,6 +206,17 @@ def test_watching_draws_no_random_number(tmp_path, monkeypatch):
     assert not any(thread.name == "leaderboard" for thread in threading.enumerate())
 
 
+def test_a_task_that_trains_nothing_has_no_figures(tmp_path, monkeypatch, capsys):
+    found = [result(i, {"seed": i}) | {"state": "finished", "reason": "", "seconds": None,
+             "monitor": {"name": "val/loss", "value": None}} for i in range(2)]  # fmt: skip
+    assert "[1/2] 0000_seed=0 finished  " in running(tmp_path, found, 2, io.StringIO(), monkeypatch)
+    monkeypatch.undo()
+    leaderboard.close(tmp_path, quiet=False)
+    out = capsys.readouterr().out
+    assert "2 finished" in out
+    assert "no run finished" not in out
+
+
 def test_brackets_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
     found = [result(i, {"augment": ["flip"], "seed": i}, 1.0 + i) for i in range(2)]
     lines = running(tmp_path, found, 2, io.StringIO(), monkeypatch)

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 from trainlab import durable
 from trainlab.errors import plain
 from trainlab.sweep import ledger
-from trainlab.sweep.comparison import Result, label, settings
+from trainlab.sweep.comparison import Result, label, score, settings
 
 TOP = 10  # rows of the table; leaderboard.csv has all
 POLL = 0.5  # s
@@ -165,7 +166,7 @@ class Watcher:
     def line(self, place: int, result: Result) -> str:
         """`[3/32] 0002_optim.lr=0.1 finished  val/loss 0.1234  1.2 s`"""
         told = result.get("reason", "")
-        if result["state"] == "finished":
+        if math.isfinite(score(result)):
             told = f"{result['monitor']['name']} {result['monitor']['value']:.4f}"
         count = f"[{place}/{self.jobs}]" if self.jobs else f"[{place}]"
         seconds = f"{result.get('seconds') or 0:.1f} s"
@@ -201,7 +202,7 @@ def close(directory: Path, quiet: bool) -> None:
     several = [setting for setting in compared if len(setting.runs) > 1]
     for number, setting in enumerate(several):
         folders = [directory / run["folder"] for run in setting.runs.values()]
-        spread.curves(folders, directory / f"mean-{number}", verdict.name(setting, compared))
+        spread.curves(folders, directory / f"mean-{number}", verdict.name(setting))
     if quiet:
         return
     from rich.markup import escape

@@ -1,6 +1,7 @@
 """What a sweep answers, in sentences; pure over its results and sweep.json."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from trainlab.sweep.comparison import Pair, Result, Setting, interval, label, pairs, settings
@@ -16,35 +17,31 @@ def sentences(results: Sequence[Result], sweep: Mapping[str, Any]) -> list[str]:
     """The best, its test figures, which settings differ, edges of ranges, importances."""
     found = settings(results, sweep.get("nuisance", ()))
     if not found or not found[0].runs:
-        return ["no run finished: nothing to compare"]
+        finished = any(result["state"] == "finished" for result in results)
+        return [] if finished else ["no run finished: nothing to compare"]
     told = [best(found), *differences(found, sweep.get("nuisance", ())), *lost(found)]
     told += at_edges(found, results, sweep.get("axes", {}))
     return told + mattered(settings(results))
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
-    """A row of HEAD for each setting that has several seeds, of `monitor` as it is logged."""
+    """A row of HEAD for each setting of several seeds that has figures, of `monitor` as logged."""
     rows = []
     for setting in found:
-        runs = list(setting.runs.values())
-        if len(setting.picked) > 1:
-            values = [run["monitor"]["value"] for run in runs]
-            _, _, std = plus_minus(values).partition(" +- ") if values else ("",) * 3
-            middle = sum(values) / len(values) if values else float("nan")
+        if len(setting.picked) > 1 and setting.runs:
+            values = [run["monitor"]["value"] for run in setting.runs.values()]
+            middle, _, std = plus_minus(values).partition(" +- ")
             half = interval(values, setting.extra)
-            ends = f"{middle - half:.4f}..{middle + half:.4f}" if half == half else ""
-            row = [name(setting, found), str(len(runs)), f"{middle:.4f}", std, ends]
+            ends = [f"{fmean(values) + side * half:.4f}" for side in (-1, 1)] if values[1:] else []
+            row = [name(setting), str(len(values)), middle, std, "..".join(ends)]
             rows.append([*row, chosen(setting)])
     return rows
 
 
-def name(setting: Setting, found: Sequence[Setting]) -> str:
+def name(setting: Setting) -> str:
     """`relu` where one key tells the settings apart, else `activation=relu norm=none`."""
-    if not setting.values:
-        return "all"
-    return label(setting.values).partition("=")[2] if len(setting.values) == 1 else label(
-        setting.values
-    )  # fmt: skip
+    text = label(setting.values) or "all"
+    return text.partition("=")[2] if len(setting.values) == 1 else text
 
 
 def chosen(setting: Setting) -> str:
@@ -67,9 +64,7 @@ def best(found: Sequence[Setting]) -> str:
     among = "" if len(found) == 1 else f"best of {len(found)}: "
     at = f" at {text}," if (text := chosen(winner)) else ""
     only = "of this one only, " if len(found) > 1 else ""
-    return (
-        f"{among}{name(winner, found)}{at}{seeds}: val {split['val']}; {only}test {split['test']}"
-    )
+    return f"{among}{name(winner)}{at}{seeds}: val {split['val']}; {only}test {split['test']}"
 
 
 def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
@@ -84,14 +79,14 @@ def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
         ]
     lines = []
     if len(found) <= SHOWN:
-        lines = [sentence(pair, found) for pair in made]
+        lines = [sentence(pair) for pair in made]
     else:
         own = [pair for pair in made if pair.first is found[0]]
-        within = [name(pair.second, found) for pair in own if not pair.differ]
-        lines = [f"{name(found[0], found)} is better than {len(own) - len(within)} of {len(own)}"]
+        within = [name(pair.second) for pair in own if not pair.differ]
+        lines = [f"{name(found[0])} is better than {len(own) - len(within)} of {len(own)}"]
         if within:
             lines.append(f"within noise of it ({len(within)}): {'; '.join(within[:10])}")
-    shifting = [name(s, found) for s in found if s.extra]
+    shifting = [name(s) for s in found if s.extra]
     if shifting:
         lines.append(
             f"the best {' '.join(nuisance)} of {', '.join(shifting)} changes from seed to seed: "
@@ -105,9 +100,9 @@ def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
     return lines
 
 
-def sentence(pair: Pair, found: Sequence[Setting]) -> str:
+def sentence(pair: Pair) -> str:
     """`relu and elu: within noise (difference 0.0004, 95 % -0.001..0.002, p 0.4, n 5)`"""
-    first, second = name(pair.first, found), name(pair.second, found)
+    first, second = name(pair.first), name(pair.second)
     low, high = pair.difference - pair.width, pair.difference + pair.width
     p = "p < 0.001" if pair.corrected < 0.001 else f"p {pair.corrected:.2g}"
     if pair.difference == pair.width == 0:
@@ -125,7 +120,7 @@ def lost(found: Sequence[Setting]) -> list[str]:
     lines = []
     for setting in found:
         if (n := setting.unfinished) and len(setting.picked) > 1:
-            line = f"{name(setting, found)}: {n} run{'s' * (n > 1)} did not finish "
+            line = f"{name(setting)}: {n} run{'s' * (n > 1)} did not finish "
             line += f"(count{'s' * (n == 1)} as worst)"
             if gone := len(setting.picked) - len(setting.runs):
                 verb = "are" if gone > 1 else "is"
@@ -142,7 +137,7 @@ def at_edges(
     for setting in found:
         if setting.runs:
             own = edges(setting.commonest, results, axes)
-            told += [f"{name(setting, found)}: {text}" for text in own]
+            told += [f"{name(setting)}: {text}" for text in own]
     return told
 
 
