@@ -272,7 +272,7 @@ def stack(n: int) -> None:
         report(f"stack: A/A, alone, {name}, R={runs}", pairs(alone, alone, n))
         report(f"stack: alone / together, {name}, R={runs}", pairs(as_one, alone, n))
         with tempfile.TemporaryDirectory() as folder:
-            plan = planned(bench, 64, None, Path(folder), name)
+            plan = planned(bench, 64, None, Path(folder) / "plan.json")
         costs = {size: cost(bench, size) for size in SIZES if size <= 64}
         regret = costs[plan.size] / min(costs.values()) - 1
         shown = ", ".join(f"{size}: {1e3 * c:.3f}" for size, c in costs.items())

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from forked import finish, start
 
-from trainlab import restore
+from trainlab import restore, rundir
+from trainlab.__main__ import main
 
 RECIPE = ["preflight=none", "probe=none", "model.widths=[16]", "epochs=1000", "log.every=10"]
 
@@ -220,3 +221,62 @@ def test_what_a_kill_in_the_middle_of_a_save_left_is_gone_after_a_resume(stopped
     assert code == 0, told(tmp_path)
     assert not (folder / "ckpt-00000001.safetensors").exists()
     assert not list(folder.glob("*.tmp-*"))
+
+
+SHORT = ["preflight=none", "model.widths=[16]", "evaluate.every=20", "log.every=7",
+          "probe.every=30", "norm=batch", "model.dropout=0.2", "quiet=true"]  # fmt: skip
+PAUSED = [*SHORT, "max_steps=90"]
+
+
+def test_a_pause_and_going_on_leave_every_bit_of_a_run_never_paused(tmp_path, capsys):
+    seen = []
+    for name, share in (("whole", "null"), ("half", "0.47")):
+        run = tmp_path / name
+        assert main([*PAUSED, f"pause_at={share}", f"hydra.run.dir={run}"]) == 0
+        if name == "half":
+            line = "trainlab: paused at step 43, checkpoint saved; go on with: python -m trainlab"
+            assert capsys.readouterr().err == f"{line} resume='{run}' pause_at=null\n"
+            status = json.loads((run / "status.json").read_text())
+            assert (status["state"], status["step"]) == ("paused", 43)
+            assert not (run / "summary.json").exists() and not (run / "error.txt").exists()
+            assert main([f"resume={run}", "pause_at=0.6", "quiet=true"]) == 0
+            assert restore.newest(run / "checkpoints")[0].step == 54
+            capsys.readouterr()
+            assert main([f"resume={run}"]) == 2
+            assert "the checkpoint is at step 54 of 90 already; pause_at=null" in told_by(capsys)
+            assert main([f"resume={run}", "pause_at=null", "quiet=true"]) == 0
+        summary = json.loads((run / "summary.json").read_text())
+        told = (run / "metrics.jsonl").read_bytes().splitlines()[1:]  # the card tells pause_at
+        seen.append((told, *(summary[k] for k in ("weights_sha256", "results", "config_digest"))))
+    assert seen[0] == seen[1]
+
+
+def told_by(capsys) -> str:
+    return capsys.readouterr().err
+
+
+def test_a_run_that_has_ended_does_not_pause(tmp_path):
+    run = tmp_path / "run"
+    assert main([*SHORT, "max_steps=2", "pause_at=0.9", f"hydra.run.dir={run}"]) == 0
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("pause_at=1", "must be null or a finite number > 0 and < 1"),
+        ("pause_at=0.5 task=lr_range", "only task=train pauses"),
+        ("pause_at=0.5 task=check", "only task=train pauses"),
+    ],
+)
+def test_a_pause_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, typed, words):
+    assert main([*typed.split(), f"hydra.run.dir={tmp_path}/run"]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "at"), [(None, 100, 0), (0.07, 100, 7), (1 / 9, 450, 50), (0.001, 10, 1)]
+)
+def test_the_step_of_a_pause(share, steps, at):
+    assert rundir.pause(share, steps) == at

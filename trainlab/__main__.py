@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,12 @@ def _asked(argv: Sequence[str]) -> int:
         if args.cfg:
             return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
         if args.multirun or asked.ours.repeats > 1:
-            from trainlab.multirun import sweep
+            from trainlab.multirun import place, sweep
 
             key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
-            directory = wanted(asked.typed(key), "sweep" if args.multirun else name(asked))
-            return sweep(asked, directory, job, report)
+            given, named = asked.typed(key), "sweep" if args.multirun else name(asked)
+            new = partial(wanted, None, named)
+            return sweep(asked, partial(place, RUNS, given, new), job, report)
         outcome, directory = single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
@@ -141,6 +143,8 @@ def job(cfg: Any, tell: Any = None) -> Any:
         gc.enable()
         told = cfg, directory, door, {group: picked.get(group) for group in words.usual()}
         return tell(story, *told) if tell else story(*told)
+    except SystemExit as error:  # of a sweep's job it would end the others
+        return errors.TrainlabError(f"the run asked to exit ({error.code})")
     except Exception as error:
         return error
 
@@ -201,7 +205,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if directory is not None and not isinstance(error, errors.Stopped):
+    if directory is not None and not isinstance(error, errors.Stopped | errors.Held):
         with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
             place = f"traceback in {directory}/error.txt"
@@ -214,5 +218,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
     return mine.exit_code
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # by its own name, as other processes find `job`
+    from trainlab.__main__ import entry
+
     entry()

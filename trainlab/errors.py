@@ -1,8 +1,8 @@
 """The error tree, the exit codes, the one-line form.
 
-Exit codes: 0 success, 2 configuration, 3 data, 4 checkpoint or resume, 5 run directory busy, 6
-machine (disk, permission, device, memory), 7 non-finite loss, 75 stopped by the scheduler, 130
-SIGINT, 143 SIGTERM.
+Exit codes: 0 success or paused, 2 configuration, 3 data, 4 checkpoint or resume, 5 run directory
+busy, 6 machine (disk, permission, device, memory), 7 non-finite loss, 75 stopped by the scheduler,
+130 SIGINT, 143 SIGTERM.
 """
 
 from typing import Any
@@ -40,6 +40,12 @@ class NonFiniteError(TrainlabError):
     kind, exit_code = "nonfinite", 7
 
 
+class Held(TrainlabError):
+    """The run is at its `pause_at`; the checkpoint is written and the message says how to go on."""
+
+    kind, exit_code = "paused", 0
+
+
 class Stopped(TrainlabError):
     """A signal asked the run to stop; the checkpoint is written and the message says how to go
     on."""
@@ -59,7 +65,7 @@ def slower(lr: float) -> str:
 def one_line(error: TrainlabError) -> str:
     """`trainlab: error[config]: optim = adma: not one of adam, sgd; did you mean adam?`"""
     text = " ".join(str(error).split())
-    if isinstance(error, Stopped):
+    if isinstance(error, Stopped | Held):
         return f"trainlab: {text}"
     return f"trainlab: error[{error.kind}]: {text}"
 

@@ -80,11 +80,16 @@ class Keeper:
         self.resumes = saved.facts["resumes"] + 1
         return saved.facts["metrics_bytes"]
 
+    def pauses(self, trainer: Trainer) -> bool:
+        """Whether this is the step of `pause_at`; a run that has ended does not pause."""
+        at = rundir.pause(self.facts["config"]["pause_at"], trainer.steps)
+        return trainer.at == at and not trainer.ended()
+
     def after(self, flag: rundir.Flag, trainer: Trainer) -> None:
-        """Asked after every step: stop when a signal came, save when the time is up; saving takes
-        at most 2 % of it."""
+        """Asked after every step: stop when a signal came or at `pause_at`, save when the time is
+        up; saving takes at most 2 % of it."""
         self.status.step = trainer.at
-        if flag.raised is not None:
+        if flag.raised is not None or self.pauses(trainer):
             self.save_now(trainer)
             raise rundir.stopped(flag.raised, trainer.at, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):

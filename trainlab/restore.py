@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from torch import Tensor
 
-from trainlab import spine, world
+from trainlab import rundir, spine, world
 from trainlab.checkpoint import RECORD, extras, let_go, manifest, manifests, order
-from trainlab.errors import CheckpointError
+from trainlab.errors import CheckpointError, ConfigError
 from trainlab.train import Trainer
 
 
@@ -34,7 +34,8 @@ def find(
     """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
 
     Raises CheckpointError when all are damaged, when the recipe or the data changed in a way
-    that is not allowed, and when the run of so many `steps` is already past its end.
+    that is not allowed, and when the run of so many `steps` is already past its end; ConfigError
+    when it is past its `pause_at`.
     """
     saved, wrong = newest(directory / "checkpoints")
     notes = [f"warning: {text}; using the checkpoint before it" for text in wrong]
@@ -55,6 +56,12 @@ def find(
         raise CheckpointError(
             f"resume = {directory}: the checkpoint is at step {saved.step} and the run "
             f"would end at {steps}: nothing to do; raise epochs or max_steps"
+        )
+    share = facts["config"]["pause_at"]
+    if 0 < rundir.pause(share, steps) <= saved.step:
+        raise ConfigError(
+            f"pause_at = {share}: the checkpoint is at step {saved.step} of {steps} already; "
+            "pause_at=null goes on to the end"
         )
     now = facts["environment"]
     for key, then in saved.facts["environment"].items():

@@ -4,6 +4,7 @@ stop it."""
 import fcntl
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab import durable
-from trainlab.errors import BusyError, MachineError, NonFiniteError, Stopped
+from trainlab.errors import BusyError, Held, MachineError, NonFiniteError, Stopped
 
 EXIT_CODES = {
     signal.SIGINT: 130,
@@ -41,7 +42,8 @@ def make(root: Path, name: str) -> Path:
 
 
 class Status:
-    """Writes status.json: running, finished, stopped, diverged or failed; the step; the reason."""
+    """Writes status.json: running, finished, paused, stopped, diverged or failed; the step; the
+    reason."""
 
     def __init__(self, directory: Path, digest: str):
         self.path, self.digest, self.step, self.begun = directory / "status.json", digest, 0, False
@@ -86,7 +88,8 @@ def held(directory: Path, digest: str) -> Iterator[Status]:
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         status = Status(directory, digest)
-        states = {Stopped: "stopped", KeyboardInterrupt: "stopped", NonFiniteError: "diverged"}
+        states = {Held: "paused", Stopped: "stopped", NonFiniteError: "diverged"}
+        states[KeyboardInterrupt] = "stopped"
         try:
             yield status
         except BaseException as error:
@@ -131,10 +134,14 @@ def signals() -> Iterator[Flag]:
             signal.signal(number, old)
 
 
-def stopped(number: signal.Signals, step: int, directory: Path) -> Stopped:
-    """The one line that says how to go on."""
-    return Stopped(
-        f"stopped by {number.name} at step {step}, checkpoint saved; go on with: "
-        f"python -m trainlab resume='{directory}'",
-        EXIT_CODES[number],
-    )
+def pause(share: float | None, steps: int) -> int:
+    """The step of `pause_at`; 0 is never. 0.07 of 100 is 7, though their product is above it."""
+    return 0 if share is None else math.ceil(share * steps - 1e-9)
+
+
+def stopped(number: signal.Signals | None, step: int, directory: Path) -> Stopped | Held:
+    """The one line that says how to go on; without a signal, of a pause."""
+    saved = f"at step {step}, checkpoint saved; go on with: python -m trainlab resume='{directory}'"
+    if number is None:
+        return Held(f"paused {saved} pause_at=null")
+    return Stopped(f"stopped by {number.name} {saved}", EXIT_CODES[number])

@@ -33,6 +33,7 @@ class Show:
             self.console = Console(quiet=quiet, highlight=False, width=120)
         self.bar: Progress | None = None
         self.values: dict[str, float] = {}
+        self.lead = ""  # of many runs: what became of them
 
     def recipe(self, groups: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]) -> None:
         """groups: group -> word; values: dotted key -> (value, default). What differs from the
@@ -113,13 +114,13 @@ class Show:
         self.last = step
         if self.bar is not None:
             loss, accuracy = (self._both(name) for name in ("loss", "accuracy"))
-            text = f"loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
+            text = f"{self.lead}loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
             self.bar.update(self.task, completed=step, text=text)
         elif "val/loss" in values or step == self.steps:
             tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
             text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)
-            line = f"step {step}/{self.steps}  {text}  {left:.0f} s left"
+            line = f"step {step}/{self.steps}  {self.lead}{text}  {left:.0f} s left"
             self.console.print(line.replace("optim/lr", "lr"), soft_wrap=True)
 
     def _both(self, name: str) -> str:

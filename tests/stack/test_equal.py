@@ -81,6 +81,15 @@ def test_every_optimizer(word, steps):
 
 
 @steps()
+@pytest.mark.parametrize("word", [word for word in OPTIMIZERS if word not in OURS[:3]])
+def test_every_adaptive_optimizer_behind_batch_norm(word, steps):
+    """On wine, none of whose 13 measurements is the same in a whole batch."""
+    lr = {"adadelta": 1.0, "momentum_ema": 1.0, "rmsprop_momentum": 0.003}.get(word, 0.03)
+    table = ["data=wine", "data.train_size=100", "activation=tanh"]
+    check(steps, [f"optim={word}", "norm=batch", *table], runs(lr))
+
+
+@steps()
 @pytest.mark.parametrize("word", words.groups()["schedule"])
 def test_every_schedule_with_a_warm_up_of_each_run(word, steps):
     own = {} if word == "plateau" else {"schedule.warmup": [0.0, 0.2, 0.4, 0.1]}

@@ -14,6 +14,7 @@ JOBS = [
     ["optim=adam", "optim.lr=0.2", "model.widths=[8,8]", "data.classes=[1,2]"],
     ["optim=adam", "optim.lr=0.3", "groups.lr=['head*:10']", "monitor=val/accuracy"],
     ["optim=adam", "optim.weight_decay=0.1", "clip={norm:1}"],
+    ["optim=annealed_noise", "seed=7", "hydra.output_subdir=.hydra/resume-001", "resume='a b'"],
 ]
 
 
@@ -21,11 +22,14 @@ def test_a_job_is_composed_as_hydra_does():
     with command.loaded() as hydra:
         master = hydra.compose_config("config", ["seed=0,1"], RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks())
-        found = compose.configs(context, master, JOBS, 3)
-        for number, (lines, cfg) in enumerate(zip(JOBS, found, strict=True), 3):
+        found = compose.Jobs(context, master, JOBS, 3)
+        for number, lines in enumerate(JOBS, 3):
+            cfg = found.config(number - 3)
             own = hydra.config_loader.load_sweep_config(master, lines)
             own.hydra.job.id = own.hydra.job.num = number
             assert OmegaConf.to_container(cfg) == OmegaConf.to_container(own), lines
+            ours = OmegaConf.masked_copy(own, [key for key in own if key != "hydra"])
+            assert found.plain(number - 3) == spine.flat(spine.values(ours)), lines
 
 
 def test_jobs_that_differ_in_values_only_are_one_stack():

@@ -90,14 +90,16 @@ def test_a_job_alone_can_be_loaded_and_judged_again(both):
 
 def test_a_run_that_diverges_ends_alone(tmp_path, capsys):
     lines = ["-m", "optim.lr=0.1,1e6", "seed=0,1", "max_steps=120", "stack.size=4",
-             "preflight=none", "quiet=true"]  # fmt: skip
+             "preflight=none"]  # fmt: skip
     code, jobs = sweep(tmp_path, *lines)
     assert code == 8
     states = {name: json.loads((j / "status.json").read_text()) for name, j in jobs.items()}
     assert {s["state"] for n, s in states.items() if "lr=0.1" in n} == {"finished"}
     lost = [s for n, s in states.items() if "lr=0.1" not in n]
     assert [s["state"] for s in lost] == ["diverged"] * 2
-    assert "try optim.lr=" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "try optim.lr=" in told.err
+    assert "  4 runs: 2 alive, 2 diverged  train/loss" in told.out
 
 
 def test_what_does_not_stack_runs_alone_with_the_reason(tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.errors import ConfigError
-from trainlab.stack import lifting
+from trainlab.stack import lifting, seen
 from trainlab.stack.drawing import Drawing
 from trainlab.stack.feeding import Fed, Repeated
 from trainlab.stack.layers import single_name, stack, streams_of
@@ -78,6 +78,7 @@ class Stack:
         """What a Trainer has beside its arguments."""
         trainer, first = self.trainer, trainers[0]
         self.begun = first.at
+        self.lost: dict[int | None, tuple[int, str]] = {}  # in an evaluation
         trainer.at, trainer.train_mode = first.at, first.train_mode
         trainer.diverged = self._diverged  # the others go on
         trainer.evaluate = self._evaluate
@@ -91,6 +92,7 @@ class Stack:
         if first.average is not None:
             trainer.average = type(first.average)(self.model, first.average.rule)
             trainer.judged = first.judged
+        seen.take_in(trainer, trainers)
 
     @torch.no_grad()
     def _terms(self) -> dict[str, Tensor]:
@@ -102,10 +104,12 @@ class Stack:
 
     def _evaluate(self, batches: Any) -> dict[str, Tensor]:
         """As the Trainer's; a run whose loss is not finite there has diverged, too."""
-        seen = Trainer.evaluate(self.trainer, batches)
-        alive = self.trainer.optimizer.alive
-        alive &= seen["loss"].isfinite().to(alive.device)
-        return seen
+        told = Trainer.evaluate(self.trainer, batches)
+        alive, finite = self.trainer.optimizer.alive, told["loss"].isfinite()
+        for place in (alive.cpu() & ~finite).nonzero().flatten().tolist():
+            self.lost[self.ids[place]] = self.trainer.at, f"val/loss = {told['loss'][place]}"
+        alive &= finite.to(alive.device)
+        return told
 
     def _try(self, trainers: Sequence[Trainer]) -> None:
         """One batch through the stack and through each run alone. Raises ConfigError where they
@@ -143,13 +147,13 @@ class Stack:
             done |= trainer.best_step < oldest
         return [run for place, run in enumerate(self.ids) if run is not None and done[place]]
 
-    def diverged_at(self) -> dict[int, int]:
+    def diverged_at(self) -> dict[int, tuple[int, str]]:
         """Of each run still in that diverged, the step of the first loss that was not finite,
-        counted from 1: the one after its last, where the validation loss was not."""
+        counted from 1, and which loss that was."""
         optimizer = self.trainer.optimizer
         pairs = zip(self.ids, optimizer.alive.tolist(), optimizer.lived.tolist(), strict=True)
         return {
-            run: self.begun + lived + 1
+            run: self.lost.get(run, (self.begun + lived + 1, "loss = nan"))
             for run, alive, lived in pairs
             if run is not None and not alive
         }
@@ -200,25 +204,7 @@ class Stack:
         self.streams = [self.streams[place] for place in places]
         self.batches.keep(places)
         trainer.schedule.keep(places)
-        self._keep_seen(places, index)
-
-    def _keep_seen(self, runs: list[int], index: Tensor) -> None:
-        """What the Trainer holds of past steps."""
-        trainer, host = self.trainer, torch.tensor(runs)
-        trainer.lrs = [lr[index] for lr in trainer.lrs]
-        trainer._ones = None
-        trainer.record = [(*(c[index] for c in row[:-1]), row[-1]) for row in trainer.record]
-        trainer.history[:] = [(step, [own[run] for run in runs]) for step, own in trainer.history]
-        if trainer.best_value is not None:
-            trainer.best = {name: t[index] for name, t in trainer.best.items()}
-            trainer.best_value = trainer.best_value[host]
-            trainer.best_step = trainer.best_step[host]
-        if trainer.smoothed is not None:
-            trainer.smoothed = trainer.smoothed[host]
-        if trainer.average is not None:
-            weights = {name: t[index] for name, t in trainer.average.weights.items()}
-            trainer.average = type(trainer.average)(self.model, trainer.average.rule)
-            trainer.average.weights = weights
+        seen.keep(trainer, places, index)
 
     @torch.no_grad()
     def take_out(self, run: int, single: Trainer) -> torch.Generator:
@@ -232,16 +218,7 @@ class Stack:
             state = trainer.optimizer.of_run(at, p)
             if state:
                 single.optimizer.state[params[single_name(name)]] = state
-        single.at = trainer.at
-        single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
-        single.history[:] = [(step, own[at]) for step, own in trainer.history]
-        if trainer.best_value is not None:
-            single.best = self.weights_of(run, trainer.best)
-            single.best_value, single.best_step = trainer.best_value[at], trainer.best_step[at]
-        if trainer.smoothed is not None:
-            single.smoothed = trainer.smoothed[at]
-        if trainer.average is not None:
-            single.average.load_state_dict(self.weights_of(run, trainer.average.weights))
+        seen.take_out(trainer, at, single, partial(self.weights_of, run))
         return self.streams[at]
 
     def weights_of(self, run: int, state: dict[str, Tensor]) -> dict[str, Tensor]:

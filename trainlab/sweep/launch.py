@@ -10,75 +10,119 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import run_job
-from omegaconf import OmegaConf
 
 from trainlab import rundir, spine, story
-from trainlab.errors import Stopped
+from trainlab.errors import Held, Stopped
 from trainlab.show import Show
-from trainlab.sweep.compose import configs
+from trainlab.sweep import starts
+from trainlab.sweep.compose import Jobs
 from trainlab.sweep.partition import groups, key
-from trainlab.sweep.planner import planned
-from trainlab.sweep.together import Paused, together
+from trainlab.sweep.paused import Paused
+from trainlab.sweep.planner import halved, planned
+from trainlab.sweep.together import NoRoom, together
+
+Ended = Callable[[Any, Path, Any], None]
 
 
 def launch(
     context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
 ) -> list[Any]:
-    """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report."""
+    """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report, and
+    may have `ended(outcome, folder, config)`, which is called as soon as a job has ended."""
     with rundir.signals() as flag:  # one for all the stories
-        return _launched(context, task, master, overrides, begin, flag)
+        jobs = Jobs(context, master, overrides, begin)
+        return Launch(context, task, Path(str(master.hydra.sweep.dir)), jobs, flag).all()
 
 
-def _launched(
-    context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int, flag: Any
-) -> list[Any]:
-    job, report = task.args
-    cfgs = configs(context, master, overrides, begin)
-    ours = [OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]) for c in cfgs]
-    plain = [spine.values(cfg) for cfg in ours]
-    show, returns = Show(quiet=ours[0].quiet), {}
-    sweep = Path(str(master.hydra.sweep.dir))
-    for number, places in enumerate(groups(plain)):
-        shared, structure = Shared(), hashlib.sha256(key(plain[places[0]]).encode()).hexdigest()
+class Launch:
+    """One call of the launcher: `returns` has Hydra's JobReturn of each job that was opened."""
 
-        def opened(place: int, shared: "Shared" = shared) -> Any:
-            returns[place] = run_job(
-                hydra_context=context,
-                task_function=partial(job, tell=shared.open),
-                config=cfgs[place],
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-                configure_logging=False,
-            )
-            return returns[place].return_value
+    def __init__(self, context: Any, task: Any, sweep: Path, jobs: Jobs, flag: Any):
+        self.job, self.report, *more = task.args
+        self.ended: Ended | None = more[0] if more else None
+        self.context, self.sweep, self.jobs, self.flag = context, sweep, jobs, flag
+        self.plain = [jobs.plain(place) for place in range(len(jobs.parsed))]
+        self.show = Show(quiet=jobs.master.quiet)
+        self.returns: dict[int, Any] = {}
 
+    def all(self) -> list[Any]:
+        number = 0
+        for structure in groups(self.plain):
+            folders = {place: self.plain[place].get("resume") for place in structure}
+            for places in starts.together(folders):
+                self.group(number, places)
+                number += 1
+        return [self.returns[place] for place in range(len(self.plain))]
+
+    def group(self, number: int, places: list[int]) -> None:
+        """Jobs of one structure that begin at one step, as many at a time as is planned."""
+        own = hashlib.sha256(key(self.plain[places[0]]).encode()).hexdigest()
+        path, shared, size = self.sweep / f"stack-{own[:12]}.json", Shared(), None
         while places:
-            first = opened(places[0])
-            size = 1
-            if isinstance(first, Paused) and len(places) > 1:
-                plan = planned(shared.bench, len(places), ours[0].stack.size, sweep, structure)
+            first = self.opened(places[0], shared)
+            if size is None and isinstance(first, Paused) and len(places) > 1:
+                asked = self.plain[places[0]]["stack.size"]
+                plan = planned(first.bench, len(places), asked, path)
                 size = plan.size
-                show.note(f"stack {number}: {len(places)} runs, {plan.told}")
-            chunk, places = places[:size], places[size:]
-            outcomes = [first, *map(opened, chunk[1:])]
-            ready = [o for o in outcomes if isinstance(o, Paused)]
-            ended = iter(together(ready, show))
-            for place, outcome in zip(chunk, outcomes, strict=True):
-                outcome = next(ended) if isinstance(outcome, Paused) else outcome
-                returns[place].return_value = kept(outcome, returns[place], report)
-            stopped = [o for o in outcomes if isinstance(o, Stopped)]
-            if flag.raised is not None or stopped:
-                sys.exit(rundir.EXIT_CODES.get(flag.raised, 130))
-    return [returns[place] for place in range(len(cfgs))]
+                self.show.note(f"stack {number}: {len(places)} runs, {plan.told}")
+            chunk, places = places[: size or 1], places[size or 1 :]
+            try:
+                self.chunk(chunk, first, shared)
+            except NoRoom as error:
+                again = [p for p in chunk if isinstance(self.returns[p].return_value, Paused)]
+                size = halved(len(again), path)
+                self.show.note(f"stack {number}: {error}; {size} at a time, from their beginning")
+                places = again + places
+                for place in again:
+                    self.clear(place)
 
+    def chunk(self, places: list[int], first: Any, shared: "Shared") -> None:
+        """Open the jobs, train them together, and let each end."""
+        outcomes = [first, *(self.opened(place, shared) for place in places[1:])]
+        ready: dict[int, list[int]] = {}  # step -> places; a checkpoint may have been damaged
+        for place, outcome in zip(places, outcomes, strict=True):
+            if isinstance(outcome, Paused):
+                ready.setdefault(outcome.trainer.at, []).append(place)
+            else:
+                self.end(place, outcome)
+        stories = dict(zip(places, outcomes, strict=True))
+        for some in ready.values():
+            ended = partial(lambda some, number, outcome: self.end(some[number], outcome), some)
+            together([stories[place] for place in some], self.show, ended)
+        stopped = [p for p in places if isinstance(self.returns[p].return_value, Stopped)]
+        if self.flag.raised is not None or stopped:
+            sys.exit(rundir.EXIT_CODES.get(self.flag.raised, 130))
 
-def kept(outcome: Any, done: Any, report: Callable) -> Any:
-    """The outcome; a failure is told and leaves its status, and ends no other run."""
-    directory = Path(done.hydra_cfg.hydra.runtime.output_dir)
-    if isinstance(outcome, Exception):
-        report(outcome, directory)
-        rundir.failed(directory, outcome)
-    return outcome
+    def opened(self, place: int, shared: "Shared") -> Any:
+        """A job up to where it trains, or what ended it before."""
+        self.returns[place] = run_job(
+            hydra_context=self.context,
+            task_function=partial(self.job, tell=shared.open),
+            config=self.jobs.config(place),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=False,
+        )
+        return self.returns[place].return_value
+
+    def folder(self, place: int) -> Path:
+        return Path(self.returns[place].hydra_cfg.hydra.runtime.output_dir)
+
+    def end(self, place: int, outcome: Any) -> None:
+        """A failure is told and leaves its status, and ends no other run; a pause is no failure."""
+        self.returns[place].return_value = outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, Held):
+            self.report(outcome, self.folder(place))
+            rundir.failed(self.folder(place), outcome)
+        if self.ended is not None:
+            self.ended(outcome, self.folder(place), self.returns[place].cfg)
+
+    def clear(self, place: int) -> None:
+        """Let go of what a job that starts again has written; one that went on does so again."""
+        self.returns[place].return_value.told.close()
+        self.returns[place].return_value = None  # and with it the memory
+        if self.plain[place]["resume"] is None:
+            shutil.rmtree(self.folder(place))
 
 
 class Shared:

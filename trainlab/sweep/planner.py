@@ -1,4 +1,5 @@
-"""How many runs train as one: timed on warm steps, written down, the same when asked again."""
+"""How many runs train as one: as many as are fastest on warm steps and have room in memory. Written
+down, and the same when asked again."""
 
 import json
 import time
@@ -11,9 +12,11 @@ import torch
 from trainlab import durable
 from trainlab.errors import ConfigError
 from trainlab.stack import Stack
+from trainlab.sweep import memory
 
 SIZES = 1, 4, 16, 64, 256
 WARM, TIMED, ROUNDS = 3, 5, 6  # steps
+ROOM = 0.7  # of the free memory, at most
 
 
 @dataclass(frozen=True)
@@ -22,27 +25,45 @@ class Plan:
     told: str
 
 
-def planned(bench: Any, runs: int, asked: int | None, sweep: Path, structure: str) -> Plan:
-    """The size of a stack for `runs` jobs like those of `bench`: asked for, written down in the
-    sweep's folder, or the fastest of SIZES a run and step."""
-    path = sweep / f"stack-{structure[:12]}.json"
+def planned(bench: Any, runs: int, asked: int | None, path: Path) -> Plan:
+    """The size of a stack for `runs` jobs like those of `bench`: asked for, written down in `path`
+    for as many jobs or more, or the fastest of SIZES a run and step; no more than have room."""
+    each, free = memory.per_run(bench), memory.available(bench.device)
+    most = max(1, int(ROOM * free / each))
+    kept = json.loads(path.read_text()) if path.exists() else {"runs": 0}
     if asked is not None:
-        return Plan(asked, f"{asked} at a time (stack.size)")
+        size, why = asked, "stack.size"
+    elif kept["runs"] >= runs:
+        size, why = kept["size"], f"as written in {path}"
+    else:
+        costs = timed(bench, [n for n in sorted({min(n, runs) for n in SIZES}) if n <= most])
+        size = min(n for n, cost in costs.items() if cost < 1.05 * min(costs.values()))
+        durable.write_json(path, {"size": size, "runs": runs, "ms_per_run_and_step": costs})
+        why = "ms a run and step: " + ", ".join(f"{n}: {1e3 * c:.3f}" for n, c in costs.items())
+    if size > most:
+        size, why = most, f"{size} have no room"
+    mb, gb = min(size, runs) * each / 1e6, free / 1e9
+    return Plan(size, f"{size} at a time ({why}), about {mb:.0f} MB of {gb:.1f} GB that are free")
+
+
+def halved(size: int, path: Path) -> int:
+    """Half the size, where the memory was too small for it; so from now on."""
     if path.exists():
-        kept = json.loads(path.read_text())
-        return Plan(kept["size"], f"{kept['size']} at a time, as written in {path}")
+        durable.write_json(path, json.loads(path.read_text()) | {"size": (size + 1) // 2})
+    return (size + 1) // 2
+
+
+def timed(bench: Any, sizes: list[int]) -> dict[int, float]:
+    """size -> seconds of a run and step, up to where more is clearly slower."""
     costs: dict[int, float] = {}
-    for size in sorted({min(size, runs) for size in SIZES}):
+    for size in sizes:
         try:
             costs[size] = cost(bench, size)
         except (ConfigError, RuntimeError):  # not of this structure, or not in this memory
             break
         if size > 4 and costs[size] > 1.5 * min(costs.values()):
             break
-    size = min(size for size, c in costs.items() if c < 1.05 * min(costs.values()))
-    durable.write_json(path, {"size": size, "ms_per_run_and_step": costs})
-    each = ", ".join(f"{n}: {1e3 * c:.3f}" for n, c in costs.items())
-    return Plan(size, f"{size} at a time (ms a run and step: {each})")
+    return costs
 
 
 def cost(bench: Any, size: int) -> float:

@@ -2,81 +2,76 @@
 been trained alone. R runs, B batch."""
 
 import contextlib
-import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainlab import rundir, world
-from trainlab.errors import ConfigError, NonFiniteError, Stopped
+from trainlab import rundir
+from trainlab.errors import ConfigError, Held, NonFiniteError, Stopped
 from trainlab.rundir import Flag
 from trainlab.stack import Stack
-from trainlab.train import Every, Trainer, Watch
-
-
-@dataclass
-class Paused:
-    """A story of `chapters` at the place where it trains."""
-
-    told: Iterator[Any]
-    trainer: Trainer
-    every: Every
-    watch: Watch
-    bench: Any
-
-    @classmethod
-    def at_fit(cls, told: Iterator[Any], bench: Callable[[], Any]) -> "Paused":
-        with silent():
-            return cls(told, *next(told), bench())
-
-    def end(self, error: BaseException | None = None) -> Any:
-        """Tell the rest: the summary, or the exception that ends it."""
-        try:
-            with silent():
-                next(self.told) if error is None else self.told.throw(error)
-        except StopIteration as end:
-            return end.value
-        except Exception as raised:
-            return raised
-        raise RuntimeError("the story trains twice")
-
-    def alone(self) -> Any:
-        world.seed_everything(self.bench.cfg.seed, "dropout")  # others were opened since
-        try:
-            with silent():
-                self.trainer.fit(self.every, self.watch)
-        except Exception as error:
-            return self.end(error)
-        return self.end()
+from trainlab.sweep import memory
+from trainlab.sweep.paused import Paused, silent
+from trainlab.train import Trainer, Watch
 
 
 class Empty(Exception):
     """No run is left in the stack."""
 
 
-def together(jobs: Sequence[Paused], show: Any) -> list[Any]:
-    """The outcome of each job: its summary, or the exception that ended it."""
+class NoRoom(Exception):
+    """The memory was too small for the stack: the runs that have not ended start again."""
+
+
+Ended = Callable[[int, Any], None]
+
+
+def together(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
+    """Train them; `ended(number, outcome)` is called as soon as a job has its summary, or the
+    exception that ended it. NoRoom, with all stories closed, where the memory was too small."""
+    if any(job.trainer.ended() for job in jobs):  # killed between its last step and its summary
+        for number, job in enumerate(jobs):
+            if job.trainer.ended():
+                ended(number, job.alone())
+        left = [number for number, job in enumerate(jobs) if not job.trainer.ended()]
+        together([jobs[n] for n in left], show, lambda n, outcome: ended(left[n], outcome))
+        return
     crew = None
-    if len(jobs) > 1:
-        try:
-            crew = Crew(jobs, show)
-        except (ConfigError, RuntimeError) as error:  # what torch.func cannot map
-            show.note(f"one by one: {(str(error).splitlines() or [''])[0]}")
-    return [job.alone() for job in jobs] if crew is None else crew.train()
+    try:
+        if len(jobs) > 1:
+            crew = Crew(jobs, show, ended)
+    except (ConfigError, RuntimeError) as error:  # what torch.func cannot map
+        if memory.too_little(error):
+            raise no_room(jobs, error) from error
+        show.note(f"one by one: {(str(error).splitlines() or [''])[0]}")
+    if crew is not None:
+        crew.train()
+        return
+    for number, job in enumerate(jobs):
+        ended(number, job.alone())
+
+
+def no_room(jobs: Sequence[Paused], error: BaseException) -> NoRoom:
+    """What to raise when `jobs` did not fit; closes their stories."""
+    for job in jobs:
+        with silent():
+            job.told.close()
+    return NoRoom(f"out of memory with {len(jobs)} runs ({str(error).splitlines()[0]})")
 
 
 class Crew:
     """The runs of one stack, each with its own rows, probes, checkpoints and end."""
 
-    def __init__(self, jobs: Sequence[Paused], show: Any):
-        self.jobs, self.show = list(jobs), show
+    def __init__(self, jobs: Sequence[Paused], show: Any, ended: Ended):
+        self.jobs, self.show, self.ended = list(jobs), show, ended
         self.outcomes: dict[int, Any] = {}
-        self.stack = Stack([job.trainer for job in jobs], [job.bench.cfg.seed for job in jobs])
+        self.stack = Stack([job.trainer for job in jobs], [job.stream() for job in jobs])
         self.saved, self.cost = time.monotonic(), 0.0  # when, and what it took
         for job in jobs:
             job.trainer.extra_row = dict  # the stack's rows have these figures already
@@ -87,7 +82,8 @@ class Crew:
             if name != "every"
         }
 
-    def train(self) -> list[Any]:
+    def train(self) -> None:
+        """Until every run has ended. Raises NoRoom with those closed that have not."""
         trainer, watch = self.stack.trainer, Watch(self.rows, None, self.save, self.after)
         if self.measured:
             watch = replace(watch, probe=self.probe)
@@ -96,14 +92,18 @@ class Crew:
             with contextlib.suppress(Empty):
                 trainer.fit(self.jobs[0].every, watch)
         except Exception as error:
+            if memory.too_little(error):
+                raise no_room([self.jobs[run] for run in self.inside()], error) from error
             for run in self.inside():
-                own = self.stopped(run) if isinstance(error, Stopped) else error
-                self.outcomes[run] = self.jobs[run].end(own)
+                self.end(run, self.stopped(run) if isinstance(error, Stopped | Held) else error)
         finally:
             self.show.stop()
         for run in self.inside():
-            self.outcomes[run] = self.jobs[run].end()
-        return [self.outcomes[run] for run in range(len(self.jobs))]
+            self.end(run)
+
+    def end(self, run: int, error: BaseException | None = None) -> None:
+        self.outcomes[run] = self.jobs[run].end(error)
+        self.ended(run, self.outcomes[run])
 
     def inside(self) -> list[int]:
         return [run for run in self.stack.ids if run is not None and run not in self.outcomes]
@@ -118,11 +118,8 @@ class Crew:
             values = values | {f"activation_dead/{name}": share for name, share in found.items()}
         values = values | trainer.extra_row()
         columns = {tag: torch.as_tensor(value).tolist() for tag, value in values.items()}
-        gone = stack.diverged_at()
-        done = [r for r in stack.leaving() if r not in gone and step < trainer.steps]
-        for run, at in gone.items():
-            if run not in self.outcomes:
-                self.diverged(run, at)
+        self.lost()
+        done = [r for r in stack.leaving() if r not in self.outcomes and step < trainer.steps]
         for run in self.inside():
             row = self.own(columns, run)
             if run in done:  # its last row has what every last row has
@@ -136,28 +133,47 @@ class Crew:
             raise Empty
         told = [self.own(columns, run) for run in inside]
         middle = {tag: median(row[tag] for row in told) for tag in told[0]}
+        self.show.lead = self.count()
         self.show.row(step, middle)
         if len(inside) <= len(stack.ids) // 2:
             stack.compact(inside)
+
+    def count(self) -> str:
+        """How many runs there are, and what became of them."""
+        kinds = {NonFiniteError: "diverged"}
+        ended = Counter(
+            kinds.get(type(outcome), "failed") if isinstance(outcome, Exception) else "done"
+            for outcome in self.outcomes.values()
+        )
+        told = [f"{len(self.inside())} alive", *(f"{n} {state}" for state, n in ended.items())]
+        return f"{len(self.jobs)} runs: {', '.join(told)}  "
 
     def own(self, columns: dict[str, Any], run: int) -> dict[str, float]:
         place = self.stack.place(run)
         return {t: v[place] if isinstance(v, list) else v for t, v in columns.items()}
 
-    def diverged(self, run: int, at: int) -> None:
+    def lost(self) -> None:
+        """Who has diverged ends."""
+        for run, (at, what) in self.stack.diverged_at().items():
+            if run not in self.outcomes:
+                self.diverged(run, at, what)
+        if not self.inside():
+            raise Empty
+
+    def diverged(self, run: int, at: int, what: str) -> None:
         """It ends as it would alone, which tells the lr to try."""
         single = self.take_out(run)
         try:
-            single.diverged(at, "loss = nan")
+            single.diverged(at, what)
         except NonFiniteError as error:
-            self.outcomes[run] = self.jobs[run].end(error)
+            self.end(run, error)
             self.show.note(f"{self.keeper(run).directory.name}: {error}")
 
     def leave(self, run: int) -> None:
         """Stopped early."""
         single = self.jobs[run].trainer
         self.jobs[run].watch.save(single)
-        self.outcomes[run] = self.jobs[run].end()
+        self.end(run)
         self.show.note(f"{self.keeper(run).directory.name}: stopped early at step {single.at}")
 
     def take_out(self, run: int) -> Trainer:
@@ -173,27 +189,41 @@ class Crew:
         return self.jobs[run].watch.save.__self__
 
     def save(self, trainer: Trainer) -> None:
+        self.lost()  # whose weights are not to be kept
         for run in self.inside():
-            self.jobs[run].watch.save(self.take_out(run))
+            self.write(run, self.jobs[run].watch.save)
+
+    def write(self, run: int, save: Callable[[Trainer], None]) -> None:
+        """A checkpoint of one run, which ends where a weight of it is not finite."""
+        try:
+            save(self.take_out(run))
+        except NonFiniteError as error:
+            self.end(run, error)
+            self.show.note(f"{self.keeper(run).directory.name}: {error}")
 
     def after(self, trainer: Trainer) -> None:
-        """A signal stops all runs, each with its checkpoint; saving takes 2 % of the time."""
-        inside = self.inside()
-        if Flag.current is not None and Flag.current.raised is not None:
-            for run in inside:
-                self.keeper(run).save_now(self.take_out(run))
-            raise self.stopped(inside[0])
-        first = self.keeper(inside[0])
+        """A signal or `pause_at` stops all runs, each with its checkpoint; saving takes 2 % of the
+        time."""
+        first = self.keeper(self.inside()[0])
+        if self.signal() is not None or first.pauses(trainer):
+            self.lost()
+            for run in self.inside():
+                self.write(run, self.keeper(run).save_now)
+            self.show.note(f"{len(self.inside())} runs at step {trainer.at}, checkpoints saved")
+            raise rundir.stopped(self.signal(), trainer.at, first.directory)  # each has its own
         if time.monotonic() - self.saved > max(first.seconds, 50 * self.cost):
             begun = time.monotonic()
             self.save(trainer)
             self.saved = time.monotonic()
             self.cost = self.saved - begun
 
-    def stopped(self, run: int) -> Stopped:
+    def signal(self) -> Any:
+        return Flag.current and Flag.current.raised
+
+    def stopped(self, run: int) -> Stopped | Held:
         """The line that says how this run goes on."""
         at, directory = self.stack.trainer.at, self.keeper(run).directory
-        return rundir.stopped(Flag.current.raised, at, directory)
+        return rundir.stopped(self.signal(), at, directory)
 
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:
@@ -206,8 +236,3 @@ class Crew:
         seen = measured(sight, self.measured)
         for run in self.inside():
             write(self.keeper(run).log, trainer.at, *seen[self.stack.place(run)])
-
-
-def silent() -> contextlib.AbstractContextManager:
-    """A story of many prints nothing."""
-    return contextlib.redirect_stdout(io.StringIO())
