@@ -1,5 +1,6 @@
 """Screenshot of TensorBoard's panels, or of its images or the HParams of a sweep where a third word
-says so: python scripts/screenshot.py LOGDIR OUT.png [images|hparams]
+says so; `health` is its first panel alone, for many runs:
+python scripts/screenshot.py LOGDIR OUT.png [images|hparams|health]
 
 Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium.
 Serves on 127.0.0.1 only, on a free port. Prints each chart with the number of its curves.
@@ -26,6 +27,7 @@ FLAGS = [
     "--hide-scrollbars",
 ]  # fmt: skip
 IMAGES = (1510, 1660)
+HEALTH = (1600, 700)
 # Opens each category of images; how many are loaded.
 LOADED = """
 let loaded = 0;
@@ -50,23 +52,40 @@ const walk = (node) => node.querySelectorAll('*').forEach((child) => {
 walk(document);
 return cells.filter((text) => text);
 """
-# The cards lie in nested shadow roots. Opens each category and each card's list of curves, and
-# gives [title, number of curves] of every card.
+# The cards lie in nested shadow roots. Gives [title, number of curves] of every card; with an
+# argument that is true, opens each category and each card's list of curves. Drawing 64 runs in all
+# of them takes minutes.
 CARDS = """
-const cards = [];
+const cards = [], open = arguments[0];
 const walk = (node) => node.querySelectorAll('*').forEach((child) => {
   const name = child.tagName.toLowerCase();
-  if (name === 'tf-category-paginated-view') child.opened = true;
+  if (open && name === 'tf-category-paginated-view') child.opened = true;
   if (name === 'tf-custom-scalar-multi-line-chart-card') cards.push(child);
   if (name === 'tf-custom-scalar-margin-chart-card') cards.push(child);
   if (child.shadowRoot) walk(child.shadowRoot);
 });
 walk(document);
 return cards.map((card) => {
-  card.set('_matchesListOpened', true);
+  if (open) card.set('_matchesListOpened', true);
   const matches = card.shadowRoot.textContent.match(/Matches \\((\\d+)\\)/);
   return [card.title, matches ? Number(matches[1]) : 0];
 });
+"""
+# Of more than 40 runs TensorBoard draws none before all are asked for. How many are drawn then, of
+# how many.
+CHOSEN = """
+let told = [0, 0];
+const walk = (node) => node.querySelectorAll('*').forEach((child) => {
+  const name = child.tagName.toLowerCase();
+  if (name === 'tf-runs-selector') {
+    const box = child.shadowRoot.querySelector('#multiCheckbox');
+    if (box.outSelected.length === 0) child.shadowRoot.querySelector('#toggle-all').click();
+    told = [box.outSelected.length, box.names.length];
+  }
+  if (child.shadowRoot) walk(child.shadowRoot);
+});
+walk(document);
+return told;
 """
 
 
@@ -121,20 +140,24 @@ def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
             driver.quit()
 
 
-def shoot(address: str, out: Path) -> list[tuple[str, int]]:
-    """Open every panel, wait until each of its charts has a curve, write the picture."""
-    with browser(*SIZE) as driver:
+def shoot(address: str, out: Path, whole: bool = True) -> list[tuple[str, int]]:
+    """Open the first panel, or the `whole` page with every panel, wait until each chart has a curve
+    of each run, write the picture."""
+    with browser(*(SIZE if whole else HEALTH)) as driver:
         driver.get(f"{address}/#custom_scalars")
 
         def drawn() -> bool:
-            cards = driver.execute_script(CARDS)
-            return len(cards) > 0 and all(curves > 0 for _, curves in cards)
+            chosen, there = driver.execute_script(CHOSEN)
+            cards = driver.execute_script(CARDS, whole)
+            own = [curves for _, curves in cards]
+            # many runs are read one after the other
+            return 0 < chosen == there and bool(own) and all(n >= there for n in own)
 
-        until(drawn, "a chart stayed without a curve for 60 s")
-        driver.execute_script(CARDS)  # opens the lists of the cards that came last
+        until(drawn, "a chart stayed without the curves of all runs for 120 s", 120)
+        driver.execute_script(CARDS, whole)  # opens the lists of the cards that came last
         time.sleep(3)  # the animation
         driver.save_screenshot(str(out))
-        return driver.execute_script(CARDS)
+        return driver.execute_script(CARDS, whole)
 
 
 def shoot_images(address: str, out: Path) -> int:
@@ -167,5 +190,5 @@ if __name__ == "__main__":
         elif sys.argv[3:] == ["hparams"]:
             print(*shoot_hparams(address, out), sep="\n")
         else:
-            for title, curves in shoot(address, out):
+            for title, curves in shoot(address, out, sys.argv[3:] != ["health"]):
                 print(f"{title}: {curves} curves")

@@ -159,7 +159,7 @@ REFUSED = {
     "Muon does not stack": (["optim=muon"], {}),
     "runs of a stack differ": ([], {"activation.negative_slope": [0.1, 0.2, 0.1, 0.1]}),
     "steps: differs": ([], {"max_steps": [2, 3, 2, 2]}),
-    "precision, compile": (["precision=bf16"], {}),
+    "channels_last": (["channels_last=true"], {}),
     "clip: some runs": ([], {"clip.norm": [0.5, None, 0.5, 0.5]}),
 }
 

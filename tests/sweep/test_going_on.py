@@ -37,18 +37,21 @@ def forked(where: Path, *arguments, **more) -> int:
     sys.stdout.flush()
     if pid := os.fork():
         return pid
+    code = 0
     try:
         out = os.open(where / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
         drive(*arguments, **more)
+    except SystemExit as error:
+        code = error.code
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
-def kill_and_go_on(sweep: Path, kills: int, rng: random.Random) -> int:
-    """Killed so often, at random moments after the first save of all; how many saves of one step
-    some runs had and others had not."""
+def kill_and_go_on(sweep: Path, kills: int, rng: random.Random) -> tuple[int, int]:
+    """Killed so often, at random moments after the first save of all, unless the runs end before:
+    how many kills landed, and how many left some runs a save ahead of others."""
     torn = landed = 0
     while True:
         left = [n for n in NAMES if not (sweep / n / "summary.json").exists()]
@@ -60,16 +63,34 @@ def kill_and_go_on(sweep: Path, kills: int, rng: random.Random) -> int:
         jobs = [RUNS[NAMES.index(n)] for n in left]
         if landed >= kills or not left:
             drive(sweep, jobs, STEPS, folders=left) if left else None
-            return torn
+            return landed, torn
         pid = forked(sweep, sweep, jobs, STEPS, "checkpoint.every=3", folders=left)
-        newest = sweep / left[-1] / "checkpoints"
-        before = {p.name for p in newest.glob("ckpt-*.json")}
-        while {p.name for p in newest.glob("ckpt-*.json")} == before:
-            assert os.waitpid(pid, os.WNOHANG) == (0, 0), (sweep / "output.txt").read_text()
-            time.sleep(0.002)
+        wait_for_a_save(pid, sweep, left[-1])
         time.sleep(rng.uniform(0, 0.2))
         os.kill(pid, signal.SIGKILL)
         landed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def wait_for_a_save(pid: int, sweep: Path, name: str) -> None:
+    def saved() -> set[str]:
+        return {path.name for path in (sweep / name / "checkpoints").glob("ckpt-*.json")}
+
+    before = saved()
+    while saved() == before:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), (sweep / "output.txt").read_text()
+        time.sleep(0.002)
+
+
+def test_a_signal_stops_all_runs_of_a_stack(tmp_path, whole):
+    pid = forked(tmp_path, tmp_path, RUNS, STEPS, "checkpoint.every=3")
+    wait_for_a_save(pid, tmp_path, NAMES[-1])
+    os.kill(pid, signal.SIGTERM)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 143, (tmp_path / "output.txt").read_text()
+    assert {said(tmp_path / name, "state") for name in NAMES} == {"stopped"}
+    assert len({said(tmp_path / name, "step") for name in NAMES}) == 1
+    drive(tmp_path, RUNS, STEPS)
+    assert [reached(tmp_path / name) for name in NAMES] == whole
 
 
 @pytest.mark.parametrize(
@@ -186,9 +207,9 @@ def short_of_room(most: int, at: int | None):
     """Stack(...) of more runs than `most` raises as torch does; with `at`, a later step does."""
     real = together.Stack
 
-    def stack(trainers, seeds):
+    def stack(trainers, *given):
         error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        made = real(trainers, seeds)
+        made = real(trainers, *given)
         if len(trainers) > most and at is None:
             raise error
         step = made.trainer.step

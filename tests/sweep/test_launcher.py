@@ -151,3 +151,44 @@ def test_a_run_that_stops_early_has_the_rows_it_has_alone(tmp_path):
             step: set(row) for step, row in own.items()
         }
     assert len(ends) == 2, "both ended at the same step: nothing was shown"
+
+
+SPEED = ["-m", "optim.lr=0.1,0.03", "max_steps=30", "quiet=true", "preflight=none", "probe=none",
+         "model.widths=[16]"]  # fmt: skip
+
+
+def spread_of(tmp_path, *words):
+    """Validation losses of the stack, and of each run alone; what the stack printed."""
+    seen = []
+    for launcher in ("stack", "basic"):
+        own = {line.partition("=")[0]: line for line in [*SPEED, "stack.size=2", *words]}
+        lines = list(own.values())
+        code, jobs = sweep(tmp_path / launcher, *lines, launcher=launcher)
+        assert code == 0
+        told = [json.loads((job / "summary.json").read_text()) for job in jobs.values()]
+        seen.append([summary["results"]["val"]["loss"] for summary in told])
+    return seen
+
+
+def test_half_precision_stacks(tmp_path, capsys):
+    stacked, alone = spread_of(tmp_path, "precision=bf16", "quiet=false")
+    assert "one by one" not in capsys.readouterr().out
+    full, _ = spread_of(tmp_path / "full")
+    assert stacked == pytest.approx(alone, rel=1e-2)
+    assert stacked != pytest.approx(full, rel=1e-6)
+
+
+@pytest.mark.long
+def test_a_compiled_stack_equals_compiled_runs(tmp_path, capsys):
+    """20 s on a CPU to compile a stack, and each run beside it."""
+    stacked, alone = spread_of(tmp_path, "compile=true", "quiet=false")
+    assert "one by one" not in capsys.readouterr().out
+    assert stacked == pytest.approx(alone, rel=1e-3)
+
+
+def test_a_stack_that_draws_is_not_compiled(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda model: model)
+    lines = [*SPEED[:3], *SPEED[4:], "stack.size=2", "compile=true", "model.dropout=0.2"]
+    code, jobs = sweep(tmp_path, *lines)
+    told = "one by one: compile: not in a stack that draws at random; run one by one"
+    assert code == 0 and told in capsys.readouterr().out

@@ -254,7 +254,7 @@ def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable
     if first.scaler is not None:
         raise ConfigError("precision = fp16: its one scale is for one run; run one by one")
     if forward is None and any(t.forward is not t.model for t in trainers):
-        raise ConfigError("precision, compile, channels_last: not in a stack; run one by one")
+        raise ConfigError("channels_last: a stack has its own layout; run one by one")
     if getattr(first.judged, "args", (None,))[0] is not None:
         raise ConfigError("evaluate.statistics, average.swa: not in a stack; run one by one")
     rules = {repr(getattr(getattr(t.average, "rule", None), "keywords", None)) for t in trainers}

@@ -78,18 +78,21 @@ class Launch:
 
     def chunk(self, places: list[int], first: Any, shared: "Shared") -> None:
         """Open the jobs, train them together, and let each end."""
-        outcomes = [first, *(self.opened(place, shared) for place in places[1:])]
+        stories = {places[0]: first}
+        for place in places[1:]:
+            if self.flag.raised is not None:
+                break  # these have not begun
+            stories[place] = self.opened(place, shared)
         ready: dict[int, list[int]] = {}  # step -> places; a checkpoint may have been damaged
-        for place, outcome in zip(places, outcomes, strict=True):
+        for place, outcome in stories.items():
             if isinstance(outcome, Paused):
                 ready.setdefault(outcome.trainer.at, []).append(place)
             else:
                 self.end(place, outcome)
-        stories = dict(zip(places, outcomes, strict=True))
         for some in ready.values():
             ended = partial(lambda some, number, outcome: self.end(some[number], outcome), some)
             together([stories[place] for place in some], self.show, ended)
-        stopped = [p for p in places if isinstance(self.returns[p].return_value, Stopped)]
+        stopped = [p for p in stories if isinstance(self.returns[p].return_value, Stopped)]
         if self.flag.raised is not None or stopped:
             sys.exit(rundir.EXIT_CODES.get(self.flag.raised, 130))
 

@@ -4,11 +4,12 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from trainlab import world
+from trainlab import speed, world
 from trainlab.train import Every, Trainer, Watch
 
 
@@ -53,6 +54,14 @@ class Paused:
         except Exception as error:
             return self.end(error)
         return self.end()
+
+
+def forward_of(cfg: Any, compiled: bool) -> Callable | None:
+    """What calls the stack's model for runs of this precision, and `compiled`; None is the model
+    itself. A stack lays its maps out in its own way, and Stack refuses another."""
+    if cfg.channels_last or (cfg.precision == "fp32" and not compiled):
+        return None
+    return partial(speed.forward, precision=cfg.precision, compiled=compiled, channels_last=False)
 
 
 def silent() -> contextlib.AbstractContextManager:

@@ -13,9 +13,12 @@ from trainlab import durable
 from trainlab.errors import ConfigError
 from trainlab.stack import Stack
 from trainlab.sweep import memory
+from trainlab.sweep.paused import forward_of
+from trainlab.train import Trainer
 
 SIZES = 1, 4, 16, 64, 256
-WARM, TIMED, ROUNDS = 3, 5, 6  # steps
+WARM, TIMED, ROUNDS = 3, 5, 6  # steps, steps, times
+PATIENCE = 20.0  # s
 ROOM = 0.7  # of the free memory, at most
 
 
@@ -54,36 +57,60 @@ def halved(size: int, path: Path) -> int:
 
 
 def timed(bench: Any, sizes: list[int]) -> dict[int, float]:
-    """size -> seconds of a run and step, up to where more is clearly slower."""
-    costs: dict[int, float] = {}
-    for size in sizes:
-        try:
-            costs[size] = cost(bench, size)
-        except (ConfigError, RuntimeError):  # not of this structure, or not in this memory
-            break
-        if size > 4 and costs[size] > 1.5 * min(costs.values()):
-            break
+    """size -> seconds of a run and step. Sizes take turns, so that a busy moment meets all; those
+    that are clearly slower, or would take more than PATIENCE, are left out with all above them."""
+    begun, trainers, costs = time.monotonic(), {}, {}
+    with torch.random.fork_rng(devices=[]):
+        for size in sizes:
+            if costs and (WARM + TIMED) * size * min(costs.values()) > PATIENCE:
+                break
+            try:
+                trainers[size] = together(bench, size)
+                costs[size] = once(trainers[size]) / size
+            except (ConfigError, RuntimeError):  # not of this structure, or not in this memory
+                trainers.pop(size, None)
+                break
+            if size > 4 and costs[size] > 2 * min(costs.values()):
+                break
+        for _ in range(ROUNDS - 1):
+            for size, trainer in trainers.items():
+                if time.monotonic() - begun < PATIENCE:
+                    costs[size] = min(costs[size], once(trainer) / size)
     return costs
 
 
 def cost(bench: Any, size: int) -> float:
-    """Seconds of a run and step: the fastest of ROUNDS, of `size` runs together; 1 is alone."""
-    state = torch.get_rng_state()
+    """Seconds of a run and step of `size` runs together, the fastest of ROUNDS; 1 is alone."""
+    with torch.random.fork_rng(devices=[]):
+        trainer = together(bench, size)
+        return min(once(trainer) for _ in range(ROUNDS)) / size
+
+
+def together(bench: Any, size: int) -> Trainer:
+    """The Trainer of so many runs of this structure, each with an order of its own."""
     trainers = [bench.fresh(plain=True) for _ in range(size)]
     for trainer, seed in zip(trainers, range(size), strict=True):
         trainer.batches.order = shifted(trainer.batches.order, seed)
-    trainer = trainers[0] if size == 1 else Stack(trainers, list(range(size))).trainer
+    if size == 1:
+        return trainers[0]
+    # not compiled, which takes longer than to try
+    return Stack(trainers, list(range(size)), forward_of(bench.cfg, False)).trainer
+
+
+def once(trainer: Trainer) -> float:
+    """Seconds of a step after WARM ones: of a single thread its own time, whoever else is busy."""
+    device = trainer.params[0].device
+    cuda = device.type == "cuda"
+    clock = time.perf_counter if cuda or torch.get_num_threads() > 1 else time.thread_time
     trainer.train_mode(trainer.model)
-    found = []
-    for _ in range(ROUNDS):
-        for _ in range(WARM):
-            trainer.step(*trainer.batches(trainer.at))
-        begun = time.perf_counter()
-        for _ in range(TIMED):
-            trainer.step(*trainer.batches(trainer.at))
-        found.append((time.perf_counter() - begun) / TIMED / size)
-    torch.set_rng_state(state)
-    return min(found)
+    for step in range(WARM + TIMED):
+        if step == WARM:
+            torch.cuda.synchronize(device) if cuda else None
+            begun = clock()
+        trainer.step(*trainer.batches(trainer.at))
+    torch.cuda.synchronize(device) if cuda else None
+    trainer.record.clear()
+    return (clock() - begun) / TIMED
 
 
 def shifted(order: Any, by: int) -> Any:

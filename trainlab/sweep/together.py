@@ -16,8 +16,9 @@ from trainlab import rundir
 from trainlab.errors import ConfigError, Held, NonFiniteError, Stopped
 from trainlab.rundir import Flag
 from trainlab.stack import Stack
+from trainlab.stack.drawing import Drawing
 from trainlab.sweep import memory
-from trainlab.sweep.paused import Paused, silent
+from trainlab.sweep.paused import Paused, forward_of, silent
 from trainlab.train import Trainer, Watch
 
 
@@ -71,9 +72,15 @@ class Crew:
     def __init__(self, jobs: Sequence[Paused], show: Any, ended: Ended):
         self.jobs, self.show, self.ended = list(jobs), show, ended
         self.outcomes: dict[int, Any] = {}
-        self.stack = Stack([job.trainer for job in jobs], [job.stream() for job in jobs])
+        cfg = jobs[0].bench.cfg
+        forward, eager = forward_of(cfg, cfg.compile), forward_of(cfg, False)
+        streams = [job.stream() for job in jobs]
+        self.stack = Stack([job.trainer for job in jobs], streams, forward)
+        if cfg.compile and any(isinstance(m, Drawing) for m in self.stack.model.modules()):
+            raise ConfigError("compile: not in a stack that draws at random; run one by one")
         self.saved, self.cost = time.monotonic(), 0.0  # when, and what it took
         for job in jobs:
+            job.trainer.forward = eager(job.trainer.model) if eager else job.trainer.model
             job.trainer.extra_row = dict  # the stack's rows have these figures already
         self.measured = {
             name: job.bench.door(node)
