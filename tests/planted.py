@@ -43,7 +43,7 @@ def init(model, x, prior=None, place=0, fails=()):
     """torch's own start; fails=[3:exit] and place=3 is a failure."""
     for fail in fails:
         at, _, kind = fail.partition(":")
-        if place == int(at):
+        if place == float(at):
             KINDS[kind](model)
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -30,9 +29,10 @@ def forked(line: list[str], where: Path) -> int:
 def whole(line: list[str], where: Path) -> int:
     """A command of its own: a fork would share the pytest process's own server of processes."""
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    with open(where / "output.txt", "a") as out:
-        argv = [sys.executable, "-m", "trainlab", *line]
-        return subprocess.Popen(argv, cwd=where, env=env, stdout=out, stderr=out).pid
+    log = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+    out = [(os.POSIX_SPAWN_OPEN, 1, f"{where}/output.txt", log, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
+    argv = [sys.executable, "-m", "trainlab", *line]
+    return os.posix_spawn(sys.executable, argv, env, file_actions=out)
 
 
 def to_the_end(begin, line: list[str], where: Path, kills: int, rng: random.Random) -> int:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,17 @@ def drive(
     directory.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(master, directory / "multirun.yaml")
     sweep = Sweep(launcher, directory, master, typed)
+    more = {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
+    played(sampler(Space.of(typed), **settings(sampler, master.sweep), **more), sweep.run)
+    sweep.drop()
+
+
+def played(asks: Generator[list[Ask], list, None], run: Callable) -> None:
+    """Answer every batch that is asked for with its scores."""
     scores = None
     with contextlib.suppress(StopIteration):
-        more = (
-            {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
-        )
-        asks = sampler(Space.of(typed), **settings(sampler, master.sweep), **more)
         while True:
-            scores = sweep.run(asks.send(scores))
-    sweep.drop()
+            scores = run(asks.send(scores))
 
 
 def settings(sampler: Callable, typed: Any) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Sweep:
         texts = {o.key_or_group: o.input_line.partition("=")[2] for o in typed}
         self.fixed = {k: text for k, text in texts.items() if not within(k, dropped)}
         self.fixed["quiet"] = "false" if texts.get("quiet") == "false" else "true"
-        self.numbers: dict[Any, int] = {}
+        self.folders: dict[Any, str] = {}  # setting -> its folder's name
         self.path = directory / "rungs.json"
         self.rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
 
@@ -127,13 +129,14 @@ class Sweep:
         return [None if None in own else sum(own) / len(own) for own in own_scores]
 
     def job(self, ask: Ask, seed: str | None) -> Job:
-        """The job of this setting and seed, with the number that it had before if it had one."""
+        """The job of this setting and seed, in the folder that it had before if it had one."""
         own = ask.values | ({} if seed is None else {"seed": seed})
         key = tuple((name, _plain(text)) for name, text in sorted(own.items()))
-        number = self.numbers.setdefault(key, len(self.numbers))
+        number = len(self.folders)
         name = re.sub(r"[^\w.,=+-]+", "-", ",".join(f"{k}={v}" for k, v in own.items()))[:LONGEST]
-        folder = self.directory / f"{number:04d}{'_' if name else ''}{name}"
-        return Job(number, folder, [f"{k}={v}" for k, v in (self.fixed | own).items()], ask.until)
+        name = self.folders.setdefault(key, f"{number:04d}{'_' if name else ''}{name}")
+        overrides = [f"{k}={v}" for k, v in (self.fixed | own).items()]
+        return Job(int(name.partition("_")[0]), self.directory / name, overrides, ask.until)
 
     def look(self, jobs: Sequence[Job]) -> tuple[dict[str, float | None], list[Job]]:
         """Rung -> score of the jobs that are that are as far as asked; and those that are not."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -127,7 +128,8 @@ def paused_at(folder: Path) -> float | None:
     """The share of its steps at which a job waits to be gone on with; None: it does not."""
     if rundir.told(folder).get("state") != "paused":
         return None
-    return saved(folder).pause_at
+    found = re.search(r"^pause_at: (\S+)$", configs(folder)[-1].read_text(), re.MULTILINE)
+    return float(found[1])
 
 
 def last(folder: Path, tag: str) -> float | None:
@@ -138,11 +140,12 @@ def last(folder: Path, tag: str) -> float | None:
 
 def saved(directory: Path) -> Any:
     """The config that a job was last started with; None where it never started."""
-    files = [
-        directory / ".hydra" / "config.yaml",
-        *sorted(directory.glob(".hydra/resume-*/config.yaml")),
-    ]
-    return OmegaConf.load(files[-1]) if files[-1].exists() else None
+    return OmegaConf.load(files[-1]) if (files := configs(directory)) else None
+
+
+def configs(folder: Path) -> list[Path]:
+    """Of every start of a job, the newest last."""
+    return [*folder.glob(".hydra/config.yaml"), *sorted(folder.glob(".hydra/resume-*/config.yaml"))]
 
 
 def record(directory: Path, cfg: Any, state: str, reason: str = "") -> None:
