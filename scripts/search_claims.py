@@ -1,0 +1,294 @@
+"""What the lectures say about searching, measured: docs/search.md has the results.
+
+    python scripts/search_claims.py [random] [log] [fine] [halving] [one] [--reps 20]
+                                    [--out FILE.json]
+
+Digits, 800 training samples, one hidden layer of 64 units, 4 epochs of batch 32 (100 steps), a
+constant learning rate, the weights of the last step. Every repetition has its own split, weights,
+order of the samples and draws; the two sides of a comparison share the first three. A search picks
+the run of the lowest validation loss; the figure is that run's accuracy on the test split, 0.1
+where all runs diverged. All runs are trained, none is drawn again from a pool.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from trainlab import command, story
+from trainlab.build import Door
+from trainlab.stack import Stack
+from trainlab.stack.feeding import Repeated
+from trainlab.sweep.samplers.coarse_to_fine import coarse_to_fine
+from trainlab.sweep.samplers.grid import grid
+from trainlab.sweep.samplers.halving import halving, shares
+from trainlab.sweep.samplers.optuna import optuna
+from trainlab.sweep.samplers.random import random
+from trainlab.sweep.samplers.sobol import sobol
+from trainlab.sweep.space import Ask, Space
+
+LR, WD = "optim.lr=tag(log,interval(1e-4,1))", "optim.weight_decay=tag(log,interval(1e-6,1e-2))"
+THIRD = {
+    "momentum": "optim.momentum=tag(log,one_minus,interval(0.5,0.99))",
+    "adam": "optim.betas=[tag(log,one_minus,interval(0.5,0.99)),0.999]",
+}
+OPTIMS = tuple(THIRD)
+TOGETHER = 128  # runs of a stack; as fast a run as 64 and 256
+NAMES = {"momentum": "SGD with momentum", "adam": "Adam"}
+
+
+def hydra_of(*lines: str) -> tuple:
+    """A checked config and the space of its sweeps."""
+    plain = ["device=cpu", "probe=none", "preflight=none", "schedule=constant", "epochs=4",
+             "data.train_size=800", "model.widths=[64]"]  # fmt: skip
+    with command.loaded() as hydra:
+        parser = OverridesParser.create(config_loader=hydra.config_loader)
+        swept = [line for line in lines if "interval" in line]
+        typed = {line.partition("=")[0]: line for line in (*plain, *lines) if line not in swept}
+        cfg = command.check(hydra, list(typed.values())).ours
+        return cfg, Space.of(parser.parse_overrides(swept))
+
+
+def space_of(*lines: str) -> Space:
+    return hydra_of(*lines)[1]
+
+
+class Runs:
+    """Trained runs of one repetition and recipe: setting -> its validation loss after the steps
+    `marks` and at the end, and its accuracy on the test split. Nothing is trained twice."""
+
+    def __init__(self, rep: int, *lines: str, marks: Iterable[int] = ()):
+        cfg, _ = hydra_of(f"data.split_seed={rep}", f"seed={rep}", *lines)
+        self.bench, self.marks = story.prepare(cfg, Door()), set(marks)
+        self.losses: dict[tuple, dict[int, float]] = {}
+        self.accuracies: dict[tuple, float] = {}
+        self.steps = self.bench.fresh().steps
+
+    def train(self, settings: Iterable[dict[str, str]]) -> None:
+        keys = {tuple(own.items()) for own in settings} - self.losses.keys()
+        new = sorted(keys)
+        for begin in range(0, len(new), TOGETHER):
+            self._together(new[begin : begin + TOGETHER])
+
+    def fresh(self, setting: tuple):
+        for name, text in setting:
+            OmegaConf.update(self.bench.cfg, name, json.loads(text))
+        return self.bench.fresh()
+
+    def _together(self, settings: list[tuple]) -> None:
+        before = self.bench.cfg.copy()
+        trainers = [self.fresh(own) for own in settings]
+        self.bench.cfg.merge_with(before)
+        group = Stack(trainers, list(range(len(trainers))))
+        trainer, splits = group.trainer, self.bench.splits
+        trainer.train_mode(trainer.model)
+        while trainer.at < trainer.steps:
+            trainer.step(*trainer.batches(trainer.at))
+            trainer.record.clear()
+            if trainer.at in self.marks or trainer.at == trainer.steps:
+                seen = trainer.evaluate(Repeated(self.bench.in_order(splits.val), group.ids))
+                alive = trainer.optimizer.alive
+                for own, loss, good in zip(settings, seen["loss"], alive, strict=True):
+                    self.losses.setdefault(own, {})[trainer.at] = float(loss) if good else None
+        test = trainer.evaluate(Repeated(self.bench.in_order(splits.test), group.ids))
+        self.accuracies |= dict(zip(settings, test["accuracy"].tolist(), strict=True))
+
+    def score(self, ask: Ask) -> float | None:
+        return self.losses[tuple(ask.values.items())][round(ask.until * self.steps)]
+
+    def search(self, sampler) -> tuple[float, float, float]:
+        """(test accuracy and validation loss of what a sampler's search picks, its cost in whole
+        runs)."""
+        full, spent = {}, {}
+        scores = None
+        while True:
+            try:
+                batch = next(sampler) if scores is None else sampler.send(scores)
+            except StopIteration:
+                break
+            self.train(ask.values for ask in batch)
+            scores = [self.score(ask) for ask in batch]
+            for ask, score in zip(batch, scores, strict=True):
+                key = tuple(ask.values.items())
+                spent[key] = ask.until
+                if ask.until == 1 and score is not None:
+                    full[key] = score
+        if not full:
+            return 0.1, math.log(10), sum(spent.values())
+        best = min(full, key=full.get)
+        return self.accuracies[best], full[best], sum(spent.values())
+
+
+def offset(space: Space, points: int, rep: int):
+    """A grid whose lines lie anywhere: without it all repetitions would have the same one."""
+    shift = np.random.default_rng(rep).random(len(space.axes))
+    places = np.stack(np.meshgrid(*[np.arange(points)] * len(shift)), -1).reshape(-1, len(shift))
+    yield [Ask(space.at(point)) for point in (places + shift) / points]
+
+
+def versus(name: str, sides: dict[str, Callable], reps: int, lines: tuple, marks=()) -> dict:
+    """What every side's search picks in each repetition: side(rep) is a sampler."""
+    found: dict[str, list] = {side: [] for side in sides}
+    for rep in range(reps):
+        runs = Runs(rep, *lines, marks=marks)
+        for side, sampler in sides.items():
+            found[side].append(runs.search(sampler(rep)))
+    return told(name, found)
+
+
+def told(name: str, found: dict[str, list[tuple[float, float, float]]]) -> dict:
+    """Print each side against the first: in how many repetitions it is better and worse, mean
+    difference and its interval."""
+    columns = {side: np.array(own).T for side, own in found.items()}
+    first, (base, loss, _) = next(iter(columns.items()))
+    print(f"\n{name}\n\n|side|cost|accuracy|worst|better : worse|difference|loss|better : worse|")
+    print("|-|-|-|-|-|-|-|-|")
+    for side, (accuracies, losses, costs) in columns.items():
+        row = [side, f"{costs.mean():.1f}", f"{accuracies.mean():.3f}", f"{accuracies.min():.3f}"]
+        row += ["", ""] if side == first else [score(accuracies - base), gap(accuracies - base)]
+        row += [f"{losses.mean():.3f}", "" if side == first else score(loss - losses)]
+        print(f"|{'|'.join(row)}|", flush=True)
+    return {"claim": name, "accuracy, loss, cost": found}
+
+
+def score(better: np.ndarray) -> str:
+    return f"{(better > 0).sum()} : {(better < 0).sum()}"
+
+
+def gap(better: np.ndarray) -> str:
+    """The mean, and the 95 % interval of 10,000 bootstrap resamples of the repetitions."""
+    rng = np.random.default_rng(0)
+    means = better[rng.integers(len(better), size=(10_000, len(better)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{better.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def random_or_grid(reps: int) -> list[dict]:
+    found = []
+    for optim in OPTIMS:
+        for lines, axes in (((LR, WD), 2), ((LR,), 1)):
+            space = space_of(*lines)
+            for points in (3, 4):
+                n = points**2
+                each = points if axes == 2 else n
+                sides = {
+                    f"random, {n} trials": lambda r, s=space, n=n: random(s, trials=n, seed=r),
+                    f"grid {'x'.join([str(each)] * axes)}, ends included":
+                        lambda r, s=space, each=each: grid(s, points=each),
+                    "grid, offset at random": lambda r, s=space, each=each: offset(s, each, r),
+                    "Sobol": lambda r, s=space, n=n: sobol(s, trials=n, seed=r),
+                }  # fmt: skip
+                name = f"{NAMES[optim]}, lr{' and weight decay' * (axes == 2)}, {n} trials"
+                found.append(versus(name, sides, reps, (f"optim={optim}",)))
+    return found
+
+
+def log_or_linear(reps: int) -> list[dict]:
+    log, linear = space_of(LR), space_of("optim.lr=interval(1e-4,1)")
+    return [
+        versus(
+            f"{NAMES[optim]}, lr from 1e-4 to 1, {n} trials",
+            {
+                "log": lambda r, n=n: random(log, trials=n, seed=r),
+                "linear": lambda r, n=n: random(linear, trials=n, seed=r),
+            },
+            reps,
+            (f"optim={optim}",),
+        )
+        for optim in OPTIMS
+        for n in (3, 5, 10)
+    ]
+
+
+def coarse_or_random(reps: int) -> list[dict]:
+    found = []
+    for optim in OPTIMS:
+        space = space_of(LR, WD, THIRD[optim])
+        options = {
+            "8 + 8 round the best": {"trials": 16, "top": 1},
+            "8 + 8 round the best 3": {"trials": 16, "top": 3},
+            "8 + 8 round the best 3, windows of a half": {"trials": 16, "top": 3, "shrink": 0.5},
+            "6 + 5 + 5 round the best 3": {"trials": 16, "top": 3, "stages": 3},
+            "12 of 1 epoch + 13 round the best 3": {"trials": 25, "top": 3, "until": 0.25},
+        }
+        sides = {"random, 16 trials": lambda r, s=space: random(s, trials=16, seed=r)}
+        for name, given in options.items():
+            sides[name] = lambda r, s=space, g=given: coarse_to_fine(s, seed=r, **g)
+        for word in ("tpe", "gp") if find_spec("optuna") else ():
+            sides[f"Optuna's {word}, 4 at once"] = lambda r, s=space, w=word: optuna(
+                s, seed=r, batch=4, sampler=w
+            )
+        name = f"{NAMES[optim]}: lr, 1 - momentum, weight decay"
+        found.append(versus(name, sides, reps, (f"optim={optim}",), marks=[25]))
+    return found
+
+
+def halving_or_full(reps: int) -> list[dict]:
+    found = []
+    for optim in OPTIMS:
+        space = space_of(LR, WD, THIRD[optim])
+        for epochs in (4, 16):
+            marks, sides = [], {"16 whole runs": lambda r, s=space: random(s, trials=16, seed=r)}
+            for eta, n in ((2, 87), (3, 62), (4, 106)):  # all cost 15.3 to 16 whole runs
+                marks += [round(share * 25 * epochs) for share in shares(n, eta, 0.05)]
+                sides[f"halving, eta {eta}, {n} begun"] = lambda r, s=space, e=eta, n=n: halving(
+                    s, trials=n, seed=r, eta=e
+                )
+            sides["106 whole runs"] = lambda r, s=space: random(s, trials=106, seed=r)
+            name = f"{NAMES[optim]}: lr, 1 - momentum, weight decay; {epochs} epochs"
+            lines = (f"optim={optim}", f"epochs={epochs}")
+            found.append(versus(name, sides, reps, lines, marks=marks))
+    return found
+
+
+def one_or_many(reps: int) -> list[dict]:
+    """One run of 32 epochs against the best of eight of 4; its lr is that of the first of them."""
+    found = []
+    space = space_of(LR)
+    for optim in OPTIMS:
+        picked: dict[str, list] = {}
+        for rep in range(reps):
+            short, long = (Runs(rep, f"optim={optim}", f"epochs={n}") for n in (4, 32))
+            usual = iter([[Ask({"optim.lr": str(long.bench.cfg.optim.lr)})]])
+            for side, runs, sampler in (
+                ("many: best of 8 lr, 4 epochs", short, random(space, trials=8, seed=rep)),
+                ("one: a random lr, 32 epochs", long, random(space, trials=1, seed=rep)),
+                ("the lr of the word's file, 32 epochs", long, (ask for ask in usual)),
+            ):
+                accuracy, loss, _ = runs.search(sampler)
+                picked.setdefault(side, []).append((accuracy, loss, 8.0))
+        name = f"{NAMES[optim]}, lr from 1e-4 to 1; 32 epochs in all"
+        found.append(told(name, picked))
+    return found
+
+
+CLAIMS = {
+    "random": random_or_grid,
+    "log": log_or_linear,
+    "fine": coarse_or_random,
+    "halving": halving_or_full,
+    "one": one_or_many,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=", ".join(CLAIMS))
+    parser.add_argument("--reps", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {name: CLAIMS[name](args.reps) for name in args.claims or CLAIMS}
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
