@@ -41,7 +41,7 @@ THIRD = {
 }
 OPTIMS = tuple(THIRD)
 TOGETHER = 128  # runs of a stack; as fast a run as 64 and 256
-NAMES = {"momentum": "SGD with momentum", "adam": "Adam"}
+NAMES = {"momentum": "SGD with momentum", "adam": "Adam", "sgd": "Plain SGD"}
 
 
 def hydra_of(*lines: str) -> tuple:
@@ -103,9 +103,9 @@ class Runs:
     def score(self, ask: Ask) -> float | None:
         return self.losses[tuple(ask.values.items())][round(ask.until * self.steps)]
 
-    def search(self, sampler) -> tuple[float, float, float]:
-        """(test accuracy and validation loss of what a sampler's search picks, its cost in whole
-        runs)."""
+    def search(self, sampler) -> tuple[float, float, float, float]:
+        """(test accuracy, validation loss and lr of the run that a sampler's search picks, and
+        its cost in whole runs)."""
         full, spent = {}, {}
         scores = None
         while True:
@@ -121,9 +121,10 @@ class Runs:
                 if ask.until == 1 and score is not None:
                     full[key] = score
         if not full:
-            return 0.1, math.log(10), sum(spent.values())
+            return 0.1, math.log(10), math.nan, sum(spent.values())
         best = min(full, key=full.get)
-        return self.accuracies[best], full[best], sum(spent.values())
+        lr = float(dict(best)["optim.lr"])
+        return self.accuracies[best], full[best], lr, sum(spent.values())
 
 
 def offset(space: Space, points: int, rep: int):
@@ -143,19 +144,22 @@ def versus(name: str, sides: dict[str, Callable], reps: int, lines: tuple, marks
     return told(name, found)
 
 
-def told(name: str, found: dict[str, list[tuple[float, float, float]]]) -> dict:
+def told(name: str, found: dict[str, list[tuple[float, float, float, float]]]) -> dict:
     """Print each side against the first: in how many repetitions it is better and worse, mean
-    difference and its interval."""
+    difference and its interval; the median lr picked."""
     columns = {side: np.array(own).T for side, own in found.items()}
-    first, (base, loss, _) = next(iter(columns.items()))
-    print(f"\n{name}\n\n|side|cost|accuracy|worst|better : worse|difference|loss|better : worse|")
-    print("|-|-|-|-|-|-|-|-|")
-    for side, (accuracies, losses, costs) in columns.items():
+    first, (base, loss, *_) = next(iter(columns.items()))
+    print(
+        f"\n{name}\n\n|side|cost|accuracy|worst|better : worse|difference|loss|better : worse|lr|"
+    )
+    print("|-|-|-|-|-|-|-|-|-|")
+    for side, (accuracies, losses, lrs, costs) in columns.items():
         row = [side, f"{costs.mean():.1f}", f"{accuracies.mean():.3f}", f"{accuracies.min():.3f}"]
         row += ["", ""] if side == first else [score(accuracies - base), gap(accuracies - base)]
         row += [f"{losses.mean():.3f}", "" if side == first else score(loss - losses)]
+        row += [f"{np.nanmedian(lrs):.2g}"]
         print(f"|{'|'.join(row)}|", flush=True)
-    return {"claim": name, "accuracy, loss, cost": found}
+    return {"claim": name, "accuracy, loss, lr, cost": found}
 
 
 def score(better: np.ndarray) -> str:
@@ -202,7 +206,7 @@ def log_or_linear(reps: int) -> list[dict]:
             reps,
             (f"optim={optim}",),
         )
-        for optim in OPTIMS
+        for optim in (*OPTIMS, "sgd")
         for n in (3, 5, 10)
     ]
 
@@ -262,8 +266,8 @@ def one_or_many(reps: int) -> list[dict]:
                 ("one: a random lr, 32 epochs", long, random(space, trials=1, seed=rep)),
                 ("the lr of the word's file, 32 epochs", long, (ask for ask in usual)),
             ):
-                accuracy, loss, _ = runs.search(sampler)
-                picked.setdefault(side, []).append((accuracy, loss, 8.0))
+                *seen, _ = runs.search(sampler)
+                picked.setdefault(side, []).append((*seen, 8.0))
         name = f"{NAMES[optim]}, lr from 1e-4 to 1; 32 epochs in all"
         found.append(told(name, picked))
     return found

@@ -81,6 +81,11 @@ def test_the_first_trials_are_the_same_however_many_follow(sampler, seed, few, m
     assert len({tuple(ask.values.values()) for ask in long}) == few + more
 
 
+@pytest.mark.parametrize("sampler", [*SIMPLE, *ADAPTIVE])
+def test_another_seed_draws_others(sampler):
+    assert not set(map(str, asks(sampler(MIXED, seed=1)))) & set(map(str, asks(sampler(MIXED))))
+
+
 @pytest.mark.parametrize("sampler", SIMPLE)
 def test_draws_are_uniform_in_the_logarithm(sampler):
     found = asks(sampler(space_of(LR, WD), trials=500, seed=3))
