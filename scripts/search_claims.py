@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,6 +64,11 @@ def space_of(*lines: str) -> Space:
 class Runs:
     """Trained runs of one repetition and recipe: setting -> its validation loss after the steps
     `marks` and at the end, and its accuracy on the test split. Nothing is trained twice."""
+
+    @classmethod
+    @cache
+    def of(cls, rep: int, lines: tuple[str, ...], marks: tuple[int, ...] = ()) -> "Runs":
+        return cls(rep, *lines, marks=marks)
 
     def __init__(self, rep: int, *lines: str, marks: Iterable[int] = ()):
         cfg, _ = hydra_of(f"data.split_seed={rep}", f"seed={rep}", *lines)
@@ -138,7 +144,7 @@ def versus(name: str, sides: dict[str, Callable], reps: int, lines: tuple, marks
     """What every side's search picks in each repetition: side(rep) is a sampler."""
     found: dict[str, list] = {side: [] for side in sides}
     for rep in range(reps):
-        runs = Runs(rep, *lines, marks=marks)
+        runs = Runs.of(rep, lines, tuple(marks))
         for side, sampler in sides.items():
             found[side].append(runs.search(sampler(rep)))
     return told(name, found)
@@ -259,7 +265,8 @@ def one_or_many(reps: int) -> list[dict]:
     for optim in OPTIMS:
         picked: dict[str, list] = {}
         for rep in range(reps):
-            short, long = (Runs(rep, f"optim={optim}", f"epochs={n}") for n in (4, 32))
+            short = Runs.of(rep, (f"optim={optim}",))
+            long = Runs.of(rep, (f"optim={optim}", "epochs=32"))
             usual = iter([[Ask({"optim.lr": str(long.bench.cfg.optim.lr)})]])
             for side, runs, sampler in (
                 ("many: best of 8 lr, 4 epochs", short, random(space, trials=8, seed=rep)),
