@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from search_claims import LR, Runs, space_of
+from search_runs import Runs, space_of
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
@@ -39,7 +39,7 @@ NAMES = {
 
 def searched() -> Space:
     space = space_of(
-        LR,
+        "optim.lr=tag(log,interval(1e-4,1))",
         f"optim.betas={BETAS}",
         "optim.eps=tag(log,interval(1e-10,1e-4))",
         "schedule.rate=tag(log,interval(0.1,100))",

@@ -1,6 +1,7 @@
 """The script that measures the claims trains what it says."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from trainlab.sweep.space import Ask
 from trainlab.train import Every, Watch
 
 path = Path(__file__).resolve().parents[1] / "scripts" / "search_claims.py"
+sys.path.append(str(path.parent))  # it imports search_runs beside it
 spec = importlib.util.spec_from_file_location("search_claims", path)
 claims = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(claims)
@@ -24,7 +26,8 @@ def test_a_search_picks_the_lowest_loss_and_tells_its_test_accuracy(runs):
     asked = [Ask({"optim.lr": text}) for text in ("0.001", "0.05", "1e30")]
     accuracy, loss, lr, cost = runs.search(one(asked))
     assert (lr, cost) == (0.05, 3)
-    alone = runs.fresh((("optim.lr", "0.05"),))
+    runs.bench.cfg.optim.lr = 0.05
+    alone = runs.bench.fresh()
     alone.fit(Every(), Watch())
     bench = runs.bench
     assert accuracy == float(alone.evaluate(bench.in_order(bench.splits.test))["accuracy"])
