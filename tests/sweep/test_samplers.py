@@ -188,6 +188,14 @@ def test_coarse_to_fine_stays_inside_when_the_best_is_at_the_edge():
     assert min(places[2]) >= max(places[0]) - 0.25  # a window of a sixteenth round the top three
 
 
+def test_a_window_at_the_edge_keeps_its_length():
+    space = space_of(LR)
+    found = driven(coarse_to_fine(space, trials=400, top=1), lambda v, _: -float(v["optim.lr"]))
+    coarse, fine = ([space.axes[0].place(a.values["optim.lr"]) for a in b] for b, _ in found)
+    assert max(coarse) > 0.95  # so a window of a quarter centred there would leave the range
+    assert 0.75 <= min(fine) < 0.77
+
+
 def test_coarse_to_fine_keeps_to_the_words_of_the_best():
     found = driven(coarse_to_fine(MIXED, trials=60, top=2))
     (coarse, scores), (fine, _) = found
