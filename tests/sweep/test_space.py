@@ -170,8 +170,6 @@ def test_every_space_of_conf_search_is_allowed_everywhere(word):
         bounds = space.extremes()
         assert bounds
         fixed = {k: v for k, v in lines.items() if k not in bounds}
-        settings = {k: texts[0] for k, texts in bounds.items()} | fixed
-        for key, texts in bounds.items():
-            for text in texts:
-                own = settings | {key: text}
-                command.check(hydra, [f"{k}={v}" for k, v in own.items()])
+        for i in range(max(map(len, bounds.values()))):
+            own = {k: texts[min(i, len(texts) - 1)] for k, texts in bounds.items()} | fixed
+            command.check(hydra, [f"{k}={v}" for k, v in own.items()])
