@@ -27,8 +27,8 @@ def halving(
         stay = ranking(scores)[: len(points) // eta**rung]
         if not stay and until < 1:
             raise ConfigError(
-                f"hydra/sweeper = halving: none of {len(left)} runs has a score after {until:.3g} of "
-                "its steps; if none failed, use evaluate.every=10, so that there is one by then"
+                f"hydra/sweeper = halving: none of {len(left)} runs has a score after {until:.3g} "
+                "of its steps; if none failed, use evaluate.every=10, so that there is one by then"
             )
         left = [left[place] for place in sorted(stay)]
 
