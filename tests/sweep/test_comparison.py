@@ -273,6 +273,6 @@ def test_importances_find_what_mattered():
 def test_without_optuna_one_quiet_line(monkeypatch):
     monkeypatch.setattr(verdict, "installed", lambda: False)
     assert verdict.mattered(settings(searched())) == [
-        "importances need optuna: pip install 'trainlab[optuna]'"
+        "importances need optuna: pip install 'trainlab[search]'"
     ]
     assert verdict.mattered(settings(searched(7))) == []

@@ -12,7 +12,7 @@ from spaces import space_of
 
 from trainlab import command, words
 from trainlab.errors import ConfigError
-from trainlab.sweep.space import Interval, Space, ranking
+from trainlab.sweep.space import Interval, Space, as_sweep, ranking
 
 UNIT = st.floats(0, 1)
 
@@ -38,6 +38,7 @@ def read(key: str, text: str):
         ("a=int(interval(1,3))", ["1", "3"]),
         ("a=tag(log,one_minus,interval(0.9,0.999))", ["0.9", "0.999"]),
         ("a=[tag(log,interval(1e-5,2)),7]", ["[1e-05,7]", "[2.0,7]"]),
+        ("a=choice([tag(log,interval(1e-5,2)),7])", ["[1e-05,7]", "[2.0,7]"]),
     ],
 )  # fmt: skip
 def test_the_grammar(line, texts):
@@ -65,13 +66,25 @@ def test_the_grammar(line, texts):
         ("a={x:choice(1,2)}", "inside"),
         ("a=[1,{x:interval(1,2)}]", "inside"),
         ("a=[interval(2,1)]", "the lower first"),
+        ("a=choice([interval(1,2)],[3])", "one of several"),
+        ("a=[interval(1,2)],[3]", "one of several"),
     ],
 )
 def test_what_cannot_be_searched_is_told_in_one_line(line, told):
     with pytest.raises(ConfigError, match=told) as caught:
         space_of(line)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith((line.partition("=")[0] + " = ", line))
+    assert str(caught.value).startswith(line.partition("=")[0] + " = ")
+
+
+@pytest.mark.parametrize(
+    "line", ["a=[tag(log,interval(1e-5,2)),7]", "a=interval(0,1)", "a=1,2", "a=[1,2]", "a=3"]
+)
+def test_hydra_takes_every_sweep_for_one(line):
+    override = OverridesParser.create().parse_override(line)
+    again = OverridesParser.create().parse_override(as_sweep(override))
+    assert again.is_sweep_override() == (line not in ("a=3", "a=[1,2]"))
+    assert Space.of([again]) == Space.of([override])
 
 
 @st.composite
@@ -134,7 +147,9 @@ def test_distinct_settings_end_with_the_space():
     seen = {("1", "x")}
     assert len(space.distinct(again, 2, seen)) == 2
     assert len(space.distinct(again, 9, seen)) == 1
-    assert space.distinct(iter([[0.1, 0.1]] * 5000), 9, {("1", "x")}) == []
+    same = iter([[0.1, 0.1]] * 5000)
+    assert space.distinct(same, 9, {("1", "x")}) == []
+    assert len(list(same)) > 3900
 
 
 @given(st.lists(st.none() | st.floats(allow_nan=True)))
@@ -155,8 +170,6 @@ def test_every_space_of_conf_search_is_allowed_everywhere(word):
         bounds = space.extremes()
         assert bounds
         fixed = {k: v for k, v in lines.items() if k not in bounds}
-        settings = {k: texts[0] for k, texts in bounds.items()} | fixed
-        for key, texts in bounds.items():
-            for text in texts:
-                own = settings | {key: text}
-                command.check(hydra, [f"{k}={v}" for k, v in own.items()])
+        for i in range(max(map(len, bounds.values()))):
+            own = {k: texts[min(i, len(texts) - 1)] for k, texts in bounds.items()} | fixed
+            command.check(hydra, [f"{k}={v}" for k, v in own.items()])

@@ -18,7 +18,14 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
 
 from trainlab.errors import ConfigError
 
@@ -128,7 +135,11 @@ class Space:
         axes: list[Axis] = []
         keys = {}
         for o in overrides:
-            if o.is_sweep_override():
+            value = o._value
+            if isinstance(value, ChoiceSweep) and varies(value.list):  # see as_sweep
+                value = value.list[0] if len(value.list) == 1 else dict(enumerate(value.list))
+                keys[o.key_or_group] = tuple(_pieces(o, value, o.key_or_group, axes))
+            elif o.is_sweep_override():
                 axes.append(_axis(o, o._value, o.key_or_group))
                 keys[o.key_or_group] = (len(axes) - 1,)
             elif varies(o._value):
@@ -192,13 +203,21 @@ def varies(value: Any) -> bool:
     return isinstance(value, Sweep) or (isinstance(value, list | dict) and any(map(varies, inner)))
 
 
+def as_sweep(o: Override) -> str:
+    """The override as Hydra takes it for a sweep: one inside a list it takes for a value."""
+    if o.is_sweep_override() or not varies(o._value):
+        return o.input_line
+    return f"{o.key_or_group}=choice({o.get_value_string()})"
+
+
 def _pieces(o: Override, value: Any, name: str, axes: list[Axis]) -> list[str | int]:
     """A value in pieces of text and axes, which are added to `axes`."""
     if isinstance(value, Sweep):
         axes.append(_axis(o, value, name))
         return [len(axes) - 1]
     if isinstance(value, dict) and varies(value):
-        raise ConfigError(f"{o.input_line}: no sweep inside {{...}}; sweep over whole values")
+        text = o.input_line.replace("=", " = ", 1)
+        raise ConfigError(f"{text}: no sweep inside {{...}} or one of several; list what to try")
     if not isinstance(value, list):
         return [Override._get_value_element_as_str(value)]
     parts: list[str | int] = ["["]

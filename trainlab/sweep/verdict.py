@@ -147,6 +147,6 @@ def mattered(found: Sequence[Setting]) -> list[str]:
     if len(tried) < ENOUGH or len(found[0].values) < 2:
         return []
     if not installed():
-        return ["importances need optuna: pip install 'trainlab[optuna]'"]
+        return ["importances need optuna: pip install 'trainlab[search]'"]
     shares = ", ".join(f"{key} {share:.2f}" for key, share in importances(tried).items())
     return [f"importance (PED-ANOVA, {len(tried)} settings): {shares}"] if shares else []

@@ -4,6 +4,7 @@ import math
 from collections.abc import Generator
 from random import Random
 
+from trainlab.errors import ConfigError
 from trainlab.sweep.samplers.random import draws
 from trainlab.sweep.space import Ask, Space, ranking
 
@@ -16,16 +17,20 @@ def halving(
 
     `trials` random settings train to the share eta^-k of their steps, the best 1/eta of them go on
     to eta^-(k-1), and so on to the end. k is the largest for which eta^k settings are there and
-    the first share is at least `least`. Who failed never goes on; of equals the earlier.
+    the first share is at least `least`. Who failed never goes on; of equals the earlier. Raises
+    ConfigError when nobody can go on: all failed, or none was evaluated by then.
     """
     points = space.distinct(draws(space, Random(seed)), trials, set())
     left = [space.at(point) for point in points]
     for rung, until in enumerate(shares(len(left), eta, least), 1):
         scores = yield [Ask(values, until) for values in left]
         stay = ranking(scores)[: len(points) // eta**rung]
+        if not stay and until < 1:
+            raise ConfigError(
+                f"hydra/sweeper = halving: none of {len(left)} runs has a score after {until:.3g} "
+                "of its steps; if none failed, use evaluate.every=10, so that there is one by then"
+            )
         left = [left[place] for place in sorted(stay)]
-        if not left:
-            return
 
 
 def shares(trials: int, eta: int, least: float) -> list[float]:
