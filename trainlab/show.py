@@ -25,14 +25,15 @@ COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "SKIPPED": "di
 
 class Show:
     """Prints one run, chapter by chapter. `quiet` prints nothing (notebooks that only want the
-    result)."""
+    result). With `pause` seconds between its lines there is no progress bar: beside a table."""
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, quiet: bool = False, pause: float = 0.0):
         self.console = Console(quiet=quiet, highlight=False)
         if not self.console.is_terminal:
             self.console = Console(quiet=quiet, highlight=False, width=120)
         self.bar: Progress | None = None
         self.values: dict[str, float] = {}
+        self.pause, self.told = pause, 0.0
         self.lead = ""  # of many runs: what became of them
 
     def recipe(self, groups: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]) -> None:
@@ -95,7 +96,8 @@ class Show:
     def start(self, at: int, steps: int) -> None:
         """Begin the progress bar (a terminal) or the plain lines (a pipe)."""
         self.at, self.steps, self.since, self.begun = at, steps, time.monotonic(), at
-        if self.console.is_terminal:
+        self.values = {}
+        if self.console.is_terminal and not self.pause:
             columns = (
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=10),
@@ -116,7 +118,10 @@ class Show:
             loss, accuracy = (self._both(name) for name in ("loss", "accuracy"))
             text = f"{self.lead}loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
             self.bar.update(self.task, completed=step, text=text)
-        elif "val/loss" in values or step == self.steps:
+        elif step == self.steps or (
+            "val/loss" in values and time.monotonic() >= self.told + self.pause
+        ):
+            self.told = time.monotonic()
             tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
             text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)

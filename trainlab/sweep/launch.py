@@ -42,7 +42,7 @@ class Launch:
         self.ended: Ended | None = more[0] if more else None
         self.context, self.sweep, self.jobs, self.flag = context, sweep, jobs, flag
         self.plain = [jobs.plain(place) for place in range(len(jobs.parsed))]
-        self.show = Show(quiet=jobs.master.quiet)
+        self.show = Show(quiet=jobs.master.quiet, pause=5.0)
         self.returns: dict[int, Any] = {}
 
     def all(self) -> list[Any]:
