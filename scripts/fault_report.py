@@ -7,18 +7,26 @@ up to the line MARKER stays.
 """
 
 import json
-import math
-import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from published_rules import RIGHT
+from fault_picture import draw
+from fault_pool import (
+    Pool,
+    Row,
+    earliest,
+    first,
+    interval,
+    names,
+    planted,
+    right_among,
+    right_first,
+)
+from published_symptoms import RIGHT
 
 MARKER = "<!-- measured -->"
-Row = dict
-NOTHING = "(nothing)"
 TERMS = """A run is *detected* if a finding of level warning or error was made. *Names* of a run
 are its distinct findings of these levels in their ranked order; shown are those that follow from
 no other, at most three.
@@ -42,167 +50,6 @@ not quite.
 faulty run and all names of healthy runs, none of which is right. Shares of what was *found early*
 are of all effective runs, by the earliest alarm. False alarms: "error" has a
 finding of level error, "warning" one of level warning or error."""
-
-
-def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X <= k) of a binomial; in logarithms, for large n."""
-    if p <= 0 or k >= n:
-        return 1.0
-    if p >= 1 or k < 0:
-        return 0.0
-    top = math.lgamma(n + 1)
-    return math.fsum(
-        math.exp(
-            top - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-            + i * math.log(p) + (n - i) * math.log1p(-p)
-        )
-        for i in range(k + 1)
-    )  # fmt: skip
-
-
-def interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson 1934: the p that make k of n just too many, just too few."""
-    alpha = (1 - level) / 2
-
-    def root(falling: Callable[[float], float]) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if falling(middle) > 0 else (low, middle)
-        return low
-
-    lower = root(lambda p: binomial_tail(k - 1, n, p) - (1 - alpha)) if k else 0.0
-    upper = root(lambda p: binomial_tail(k, n, p) - alpha) if k < n else 1.0
-    return lower, upper
-
-
-def t_test(differences: list[float]) -> float:
-    """Two-sided p of a paired t test. Student's distribution as a finite sum over the integer
-    degrees of freedom: Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    n, mean = len(differences), statistics.fmean(differences)
-    spread = statistics.stdev(differences)
-    if spread <= 1e-12 * abs(mean):
-        return 0.0 if mean else 1.0
-    df = n - 1
-    angle = math.atan(abs(mean) / (spread / math.sqrt(n)) / math.sqrt(df))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for i in range(1 + odd, df, 2):
-        total += term
-        term *= cosine**2 * i / (i + 1)
-    inside = (angle + sine * total) * 2 / math.pi if odd else sine * total
-    return max(0.0, 1 - inside)
-
-
-def cohen(a: list[float], b: list[float]) -> float:
-    """Difference of the means / root of the mean variance."""
-    gap = statistics.fmean(a) - statistics.fmean(b)
-    spread = math.sqrt((statistics.variance(a) + statistics.variance(b)) / 2)
-    return gap / spread if spread else (math.copysign(math.inf, gap) if gap else 0.0)
-
-
-def final(row: Row, who: str, metric: str) -> float:
-    value = (row.get(who) or {}).get(metric)
-    return math.nan if value is None else float(value)
-
-
-def hurts(level: list[Row]) -> bool:
-    """Whether the runs of one level, one a seed, differ from their twins; see TERMS."""
-    if any(row.get("silent") for row in level) or not any("twin" in row for row in level):
-        return True
-    for metric in ("accuracy", "loss"):
-        pairs = [(final(row, "final", metric), final(row, "twin", metric)) for row in level]
-        pairs = [(a, b) for a, b in pairs if math.isfinite(b)]
-        finite = [(a, b) for a, b in pairs if math.isfinite(a)]
-        if pairs and 2 * (len(pairs) - len(finite)) >= len(pairs):
-            return True
-        if len(finite) == 1 and metric == "accuracy" and abs(finite[0][0] - finite[0][1]) >= 0.05:
-            return True
-        if len(finite) > 1:
-            a, b = map(list, zip(*finite, strict=True))
-            differences = [x - y for x, y in finite]
-            if t_test(differences) < 0.05 and abs(cohen(a, b)) >= 0.5:
-                return True
-    return False
-
-
-def fails(row: Row, rows: Iterable[Row]) -> bool:
-    """Whether a run of the healthy pool did not learn, where others of its kind did."""
-    kind = "healthy", row.get("variant"), row["subject"]
-    same = [r for r in rows if (r["kind"], r.get("variant"), r["subject"]) == kind]
-    best = max((final(r, "final", "accuracy") for r in same), default=math.nan)
-    return "final" in row and not final(row, "final", "accuracy") >= 0.5 * best
-
-
-def levels(rows: Iterable[Row]) -> dict[tuple, list[Row]]:
-    found = defaultdict(list)
-    for row in rows:
-        if row["kind"] == "fault":
-            found[row["fault"], row["severity"], row["subject"]].append(row)
-    return dict(found)
-
-
-def names(row: Row, least: tuple[str, ...] = ("warning", "error")) -> list[str]:
-    return list(dict.fromkeys(f["id"] for f in row["findings"] if f["severity"] in least))
-
-
-def shown(row: Row) -> list[str]:
-    """The names that are given: of the alarms that follow from no other, the first three."""
-    folded = {f["id"] for f in row["findings"] if f.get("follows")}
-    return [name for name in names(row) if name not in folded][:3]
-
-
-def earliest(row: Row) -> float:
-    steps = (f["since_step"] for f in row["findings"] if f["severity"] in ("warning", "error"))
-    return min(steps, default=math.inf)
-
-
-def planted(row: Row) -> str:
-    return row["fault"].replace("_", ".", 1) if row["kind"] == "fault" else "(healthy)"
-
-
-def first(row: Row) -> str:
-    return next(iter(names(row)), NOTHING)
-
-
-def right_first(row: Row) -> bool:
-    return first(row) in row["right"]
-
-
-def right_among(row: Row) -> bool:
-    return bool(set(names(row)[:3]) & set(row["right"]))
-
-
-class Pool:
-    """The runs of one pool, sorted out."""
-
-    def __init__(self, rows: list[Row]):
-        self.rows = rows
-        self.faulty = [row for row in rows if row["kind"] == "fault"]
-        self.unhealthy = [row for row in rows if row["kind"] == "healthy" and fails(row, rows)]
-        self.healthy = [r for r in rows if r["kind"] == "healthy" and r not in self.unhealthy]
-        self.levels = levels(rows)
-        self.benign = [key for key, level in self.levels.items() if not hurts(level)]
-        left_out = set(self.benign)
-        self.effective = [
-            row
-            for key, level in self.levels.items()
-            if key not in left_out
-            for row in level
-        ]  # fmt: skip
-        self.invariants = [row for row in self.faulty if row.get("invariant")]
-        self.confusions = Counter(
-            (planted(r), first(r)) for r in self.effective if not right_first(r)
-        )
-
-    def given(self) -> tuple[list[str], list[str]]:
-        """Right and wrong names."""
-        right, wrong = [], []
-        for row in self.effective:
-            for name in shown(row):
-                (right if name in row["right"] else wrong).append(name)
-        return right, wrong + [name for row in self.healthy for name in names(row)]
 
 
 def most(items: Iterable[str], count: int = 3) -> str:
@@ -381,63 +228,6 @@ def report(rows: list[Row]) -> str:
         "## The pool that the thresholds were fitted on", effects(fitted), headline(fitted),
     ]  # fmt: skip
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
-
-
-def draw(rows: list[Row], path: Path, cell: int = 26) -> None:
-    """Planted x first name of the effective and healthy runs of pool "report", as a PNG. Green: a
-    right name; red: a wrong one, or nothing for a fault; grey: nothing for a healthy run."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    pool = Pool([row for row in rows if row["pool"] == "report"])
-    counts, good = Counter(), set()
-    for row in [*pool.effective, *pool.healthy]:
-        key = planted(row), first(row)
-        counts[key] += 1
-        if right_first(row) if row["kind"] == "fault" else not names(row):
-            good.add(key)
-    down = sorted({a for a, _ in counts}, key=lambda name: (name.startswith("("), name))
-    seen = {b for _, b in counts}
-    across = [name for name in down if name in seen]
-    across += sorted(seen - set(across), key=lambda name: (name.startswith("("), name))
-    totals = Counter()
-    for (a, _), n in counts.items():
-        totals[a] += n
-    font = ImageFont.load_default(13)
-    room = 16 + int(max((font.getlength(name) for name in [*down, *across]), default=0))
-    size = room + cell * len(across) + 60, room + cell * len(down) + 34
-    image = Image.new("RGB", (max(size[0], 420), size[1]), "white")
-    pen = ImageDraw.Draw(image)
-    for i, name in enumerate(down):
-        y = room + i * cell + cell // 2
-        pen.text((room - 6, y), name, "black", font, anchor="rm")
-        pen.text((room + cell * len(across) + 6, y), f"of {totals[name]}", "grey", font, "lm")
-    for j, name in enumerate(across):
-        label = Image.new("RGB", (room - 6, cell), "white")
-        ImageDraw.Draw(label).text((0, cell // 2), name, "black", font, anchor="lm")
-        image.paste(label.rotate(90, expand=True), (room + j * cell, 0))
-    for (a, b), n in counts.items():
-        x, y = room + across.index(b) * cell, room + down.index(a) * cell
-        pen.rectangle((x, y, x + cell, y + cell), _shade(n / totals[a], (a, b) in good, b))
-        pen.text((x + cell // 2, y + cell // 2), str(n), "black", font, anchor="mm")
-    grid = range(max(len(down), len(across)) + 1)
-    right, bottom = room + cell * len(across), room + cell * len(down)
-    for k in grid:
-        at = room + k * cell
-        if k <= len(down):
-            pen.line((room, at, right, at), "#dddddd")
-        if k <= len(across):
-            pen.line((at, room, at, bottom), "#dddddd")
-    pen.text((6, bottom + 8), "rows: what was planted; columns: the first name", "black", font)
-    image.save(path, "png", optimize=True)
-
-
-def _shade(share: float, good: bool, name: str) -> tuple[int, int, int]:
-    """Paler where it is a smaller part of its row."""
-    full = (
-        (110, 195, 120) if good and name != NOTHING else (190, 190, 190) if good else (240, 95, 80)
-    )
-    weight = 0.25 + 0.75 * share
-    return tuple(round(255 - (255 - c) * weight) for c in full)
 
 
 def main(results: str, page: str, picture: str) -> None:

@@ -1,5 +1,6 @@
-"""Screenshot of TensorBoard's panels, or of its images where a third word says so; `health` is its
-first panel alone, for many runs: python scripts/screenshot.py LOGDIR OUT.png [images|health]
+"""Screenshot of TensorBoard's panels, or where a third word says so of its first panel alone (for
+many runs), its images or the HParams of a sweep:
+python scripts/screenshot.py LOGDIR OUT.png [health|images|hparams]
 
 Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium.
 Serves on 127.0.0.1 only, on a free port. Prints each chart with the number of its curves.
@@ -38,6 +39,18 @@ const walk = (node) => node.querySelectorAll('*').forEach((child) => {
 });
 walk(document);
 return loaded;
+"""
+TABLE = (1500, 620)
+# The texts of the table of HParams.
+CELLS = """
+const cells = [];
+const walk = (node) => node.querySelectorAll('*').forEach((child) => {
+  const name = child.tagName.toLowerCase();
+  if (name === 'vaadin-grid-cell-content') cells.push(child.innerText.trim());
+  if (child.shadowRoot) walk(child.shadowRoot);
+});
+walk(document);
+return cells.filter((text) => text);
 """
 # The cards lie in nested shadow roots. Gives [title, number of curves] of every card; with an
 # argument that is true, opens each category and each card's list of curves. Drawing 64 runs in all
@@ -157,6 +170,16 @@ def shoot_images(address: str, out: Path) -> int:
         return driver.execute_script(LOADED)
 
 
+def shoot_hparams(address: str, out: Path) -> list[str]:
+    """The table of HParams; the texts in it, heads first."""
+    with browser(*TABLE) as driver:
+        driver.get(f"{address}/#hparams")
+        until(lambda: len(driver.execute_script(CELLS)) > 0, "no HParams were shown for 60 s")
+        time.sleep(2)
+        driver.save_screenshot(str(out))
+        return driver.execute_script(CELLS)
+
+
 if __name__ == "__main__":
     if len(sys.argv) not in (3, 4):
         raise SystemExit(__doc__)
@@ -164,6 +187,8 @@ if __name__ == "__main__":
     with tensorboard(logdir) as address:
         if sys.argv[3:] == ["images"]:
             print(f"{shoot_images(address, out)} images")
+        elif sys.argv[3:] == ["hparams"]:
+            print(*shoot_hparams(address, out), sep="\n")
         else:
             for title, curves in shoot(address, out, sys.argv[3:] != ["health"]):
                 print(f"{title}: {curves} curves")

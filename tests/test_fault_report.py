@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import fault_pool as fp
 import fault_report as fr
+from fault_picture import _shade
 
 
 def finding(name, severity="warning", step=0):
@@ -54,14 +56,14 @@ def cells(text, start):
     ],
 )
 def test_intervals(k, n, low, high):
-    assert fr.interval(k, n) == pytest.approx((low, high), abs=2e-6)
+    assert fp.interval(k, n) == pytest.approx((low, high), abs=2e-6)
 
 
 def test_intervals_are_those_of_scipy():
     stats = pytest.importorskip("scipy.stats")
     for k, n in [(3, 7), (40, 41), (950, 1000), (1490, 1500)]:
         expected = stats.binomtest(k, n).proportion_ci(method="exact")
-        assert fr.interval(k, n) == pytest.approx(tuple(expected), abs=1e-9)
+        assert fp.interval(k, n) == pytest.approx(tuple(expected), abs=1e-9)
 
 
 def test_t_test_is_that_of_scipy():
@@ -69,15 +71,15 @@ def test_t_test_is_that_of_scipy():
     draw = random.Random(0)
     for n in (2, 3, 4, 5, 6, 10, 21):
         sample = [draw.gauss(0.7, 1) for _ in range(n)]
-        assert fr.t_test(sample) == pytest.approx(stats.ttest_1samp(sample, 0).pvalue, abs=1e-12)
+        assert fp.t_test(sample) == pytest.approx(stats.ttest_1samp(sample, 0).pvalue, abs=1e-12)
     # by hand: mean 2, sd 1, n 3: t = 3.4641; df 2: p = 1 - t / sqrt(2 + t^2) = 0.074180
-    assert fr.t_test([1.0, 2.0, 3.0]) == pytest.approx(0.074180, abs=1e-6)
-    assert fr.t_test([0.0, 0.0, 0.0]) == 1 and fr.t_test([0.3, 0.3, 0.3]) == 0
+    assert fp.t_test([1.0, 2.0, 3.0]) == pytest.approx(0.074180, abs=1e-6)
+    assert fp.t_test([0.0, 0.0, 0.0]) == 1 and fp.t_test([0.3, 0.3, 0.3]) == 0
 
 
 def test_cohen():
-    assert fr.cohen([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]) == pytest.approx(-1.0)
-    assert fr.cohen([1.0, 1.0], [1.0, 1.0]) == 0 and fr.cohen([2.0, 2.0], [1.0, 1.0]) == math.inf
+    assert fp.cohen([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]) == pytest.approx(-1.0)
+    assert fp.cohen([1.0, 1.0], [1.0, 1.0]) == 0 and fp.cohen([2.0, 2.0], [1.0, 1.0]) == math.inf
 
 
 def level(differences, **more):
@@ -91,11 +93,11 @@ def level(differences, **more):
 
 
 def test_which_levels_hurt():
-    assert fr.hurts(level([-0.3, -0.31, -0.29]))
-    assert fr.hurts(level([0.3, 0.31, 0.29]))  # a difference in either direction
-    assert not fr.hurts(level([-0.3, 0.31, 0.0])) and not fr.hurts(level([0.0, 0.0, 0.0]))
-    assert fr.hurts(level([0.0, 0.0, 0.0], silent=True))
-    assert fr.hurts(level([-0.06])) and not fr.hurts(level([-0.04]))  # no test with one seed
+    assert fp.hurts(level([-0.3, -0.31, -0.29]))
+    assert fp.hurts(level([0.3, 0.31, 0.29]))  # a difference in either direction
+    assert not fp.hurts(level([-0.3, 0.31, 0.0])) and not fp.hurts(level([0.0, 0.0, 0.0]))
+    assert fp.hurts(level([0.0, 0.0, 0.0], silent=True))
+    assert fp.hurts(level([-0.06])) and not fp.hurts(level([-0.04]))  # no test with one seed
 
 
 def test_a_significant_difference_can_be_too_small():
@@ -103,18 +105,18 @@ def test_a_significant_difference_can_be_too_small():
     for row, spread in zip(rows, (-0.1, 0.0, 0.1), strict=True):  # d = .1, p < .01
         for who in ("final", "twin"):
             row[who]["accuracy"] += spread
-    assert not fr.hurts(rows)
+    assert not fp.hurts(rows)
 
 
 @pytest.mark.parametrize("broken", [math.nan, None, math.inf])
 def test_runs_that_broke_hurt(broken):
     rows = level([0.0, 0.0, 0.0, 0.0])
     rows[0]["final"] = {"accuracy": 0.1, "loss": broken}
-    assert not fr.hurts(rows)
+    assert not fp.hurts(rows)
     rows[1]["final"] = {"accuracy": 0.1, "loss": broken}
-    assert fr.hurts(rows)
+    assert fp.hurts(rows)
     rows[0]["final"] = rows[1]["final"] = None
-    assert fr.hurts(rows)
+    assert fp.hurts(rows)
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ def test_the_text_before_the_marker_stays(rows, tmp_path):
     assert page.read_text() == once
     with Image.open(picture) as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-        assert {fr._shade(1.0, True, "x"), fr._shade(1.0, False, "x")} <= colours
+        assert {_shade(1.0, True, "x"), _shade(1.0, False, "x")} <= colours
 
 
 def test_a_new_page(rows, tmp_path):

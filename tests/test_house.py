@@ -15,14 +15,14 @@ PACKAGE = ROOT / "trainlab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only rows below it, and its own row
 ROWS = [
-    ("__main__", "_plugins", "command", "multirun", "resume"),
+    ("__main__", "_plugins", "command", "multirun", "resume", "compare"),
     ("sweep", "lecture"),
     ("story", "finished", "battery", "keeper", "regular", "lr_range", "teaching"),
     ("report", "checks", "doctor", "faults"),
     ("nn", "optim", "probes"),
     ("train", "stack", "world", "taps", "log", "durable", "checkpoint", "restore", "rundir",
      "build", "spine", "errors", "data", "show", "words", "slips", "fixes", "speed", "charts",
-     "pictures"),
+     "pictures", "measure", "hparams"),
 ]  # fmt: skip
 ROOMS = {
     "doctor": ["probe=none"],
@@ -87,7 +87,7 @@ ONLY = {
     "torch.distributed": {"world"},
     "torch.func": {"stack"},
     "torch.overrides": {"taps"},
-    "tensorboard": {"log"},
+    "tensorboard": {"log", "hparams"},
     "pickle": set(),
 }
 

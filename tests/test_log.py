@@ -333,3 +333,19 @@ assert not {{"trainlab.charts", "trainlab.pictures", "PIL"}} & set(sys.modules)
 assert not any(name.startswith("tensorboard.backend") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 64, 2047])
+def test_histograms_packed_at_once_are_those_packed_number_by_number(n):
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto
+
+    from trainlab.log import _values
+
+    counts, low, high = list(range(n)), -1.5, 2.25
+    row = {"step": 1, "histogram": "weight/01", "low": low, "high": high, "counts": counts}
+    limits = [low + (high - low) / n * edge for edge in range(1, n + 1)]
+    (value,) = _values(row)
+    expected = HistogramProto(
+        min=low, max=high, num=sum(counts), bucket_limit=limits, bucket=counts
+    )
+    assert (value.tag, value.histo) == ("weight/01", expected)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainlab.measure import measure
 from trainlab.nn import norm
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
@@ -19,7 +20,8 @@ from trainlab.probes.activation import activation, dead
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
-from trainlab.taps import ACTIVATIONS, look, measure, taps, watching
+from trainlab.taps import ACTIVATIONS, look, looking, stepping, taps, watching
+from trainlab.train import Every, Trainer, Watch
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update, "weight": weight}
 
@@ -194,6 +196,141 @@ def test_training_is_bit_identical_with_probes_on_every_step(kind):
         assert torch.equal(watched[name], value), name
 
 
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "adam": partial(torch.optim.Adam, lr=1e-2),
+    "adam, one by one": partial(torch.optim.Adam, lr=1e-2, weight_decay=0.1, foreach=False),
+    "lbfgs": partial(torch.optim.LBFGS, lr=0.1, max_iter=3),
+}
+
+
+def trainer_of(kind, optimizer="sgd", **rest):
+    torch.manual_seed(3)
+    net = Shortcut() if kind == "shortcut" else nets()[kind]
+
+    def batches(step):
+        data = torch.Generator().manual_seed(step)
+        x = torch.randn(12, 1, 8, 8, generator=data)
+        return x, torch.randint(0, 10, (12,), generator=data)
+
+    made = OPTIMIZERS[optimizer](net.parameters())
+    return Trainer(net, F.cross_entropy, made, batches, 25, **rest)
+
+
+class Shortcut(nn.Module):
+    """In-place sums and dropout on what an activation put out, which branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.Linear(256, 256),
+            nn.Linear(256, 10),
+        )
+        self.norm, self.act = nn.BatchNorm1d(256), nn.ReLU(inplace=True)
+        self.slope, self.drop = nn.PReLU(), nn.Dropout(0.3, inplace=True)
+
+    def forward(self, x):
+        x = self.act(self.a(x).to(memory_format=torch.channels_last)).flatten(1)
+        y = torch.tanh(x).add(1)
+        y += self.drop(self.slope(self.norm(self.b(x))))
+        return self.c(F.silu(y + x[:, ::1]))
+
+
+class Nowhere:
+    """A log that keeps nothing."""
+
+    def scalars(self, *row):
+        pass
+
+    histogram = scalars
+
+
+def clipped(grads, params):
+    return [g * 0.1 for g in grads], torch.ones(())
+
+
+@pytest.mark.parametrize("clip", [None, clipped])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "shortcut"])
+def test_watched_steps_train_the_same_bits(kind, optimizer, clip):
+    states = []
+    for every in (0, 1):
+        trainer, losses = trainer_of(kind, optimizer, clip=clip), []
+        watch = Watch(
+            lambda step, row, losses=losses: losses.append(row["train/loss"]),
+            partial(looking, PROBES, Nowhere()),
+        )
+        trainer.fit(Every(log=1, probe=every), watch)
+        state = trainer.model.state_dict() | {"rng": torch.get_rng_state()}
+        state |= {str(i): p.grad for i, p in enumerate(trainer.params)}
+        state["losses"] = torch.stack(losses)
+        states.append(state)
+        assert not trainer.model._forward_hooks and trainer.forward is trainer.model
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
+
+
+@pytest.mark.parametrize("clip", [None, clipped])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "shortcut"])
+def test_a_step_shows_what_a_pass_of_its_own_shows(kind, optimizer, clip):
+    trainer = trainer_of(kind, optimizer, clip=clip)
+    x, y = trainer.batches(0)
+    for p in trainer.params:
+        p.grad = torch.ones_like(p)  # of the step before
+    own = look(trainer.model, trainer.objective, x, y)
+    with stepping(trainer, x, y) as sight:
+        trainer.step(x, y)
+    assert [layer.name for layer in sight.layers] == [layer.name for layer in own.layers]
+    for a, b in zip(sight.layers, own.layers, strict=True):
+        assert (a.function, a.args, a.kwargs.keys()) == (b.function, b.args, b.kwargs.keys())
+        assert torch.equal(a.x, b.x) and torch.equal(a.out, b.out) and torch.equal(a.grad, b.grad)
+        assert a.out.grad_fn is None
+    for kept, known in (sight.params, own.params), (sight.grads, own.grads):
+        assert list(kept) == list(known)
+        assert all(torch.equal(kept[name], known[name]) for name in known)
+    moved = [p - old for p, old in zip(trainer.params, own.params.values(), strict=True)]
+    assert all(map(torch.equal, moved, sight.updates.values()))
+
+
+@pytest.mark.parametrize("how", ["accumulate", "forward", "scaler"])
+def test_what_is_no_plain_step_gets_a_pass_of_its_own(how, monkeypatch):
+    passes = []
+    trainer = trainer_of("mlp", **{"accumulate": {"accumulate": 2}}.get(how, {}))
+    monkeypatch.setattr("trainlab.taps.look", lambda *a: passes.append(a) or look(*a))
+    if how == "forward":
+        trainer.forward = lambda x: trainer.model(x)
+    if how == "scaler":
+        trainer.scaler = torch.amp.GradScaler("cpu")
+    x, y = trainer.batches(0)
+    with stepping(trainer, x, y) as sight:
+        trainer.step(x, y)
+    assert len(passes) == 1 and sight.updates and sight.layers[0].grad is not None
+
+
+def test_a_step_that_fails_leaves_no_trace(batch):
+    trainer = trainer_of("mlp")
+    x, y = trainer.batches(0)
+    with pytest.raises(IndexError), stepping(trainer, x, y):
+        trainer.step(x, y + 100)
+    assert trainer.forward is trainer.model and not trainer.model._forward_hooks
+    assert all(not p._backward_hooks for p in trainer.params)
+
+
+def test_nothing_of_a_step_is_kept_alive(batch):
+    trainer = trainer_of("shortcut")
+    gc.disable()
+    try:
+        with stepping(trainer, *trainer.batches(0)) as sight:
+            trainer.step(*trainer.batches(0))
+        kept = [weakref.ref(t) for layer in sight.layers for t in (layer.x, layer.out, layer.grad)]
+        del sight
+        assert not [ref for ref in kept if ref() is not None]
+    finally:
+        gc.enable()
+
+
 class Unruly(nn.Module):
     """Keeps a generator of its own, rebinds a buffer, and has a part that never gets a gradient."""
 
@@ -324,8 +461,9 @@ class Waits(TorchDispatchMode):
 
 def test_one_transfer_a_probe_step(batch, monkeypatch):
     lists = []
-    tolist = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: lists.append(t.shape) or tolist(t))
+    for name in ("cpu", "tolist", "item", "__float__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda t, real=real: lists.append(t) or real(t))
     with Waits() as waits:
         with watching(Spelled(), F.cross_entropy, *batch) as sight:
             pass

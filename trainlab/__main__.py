@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,12 @@ def _asked(argv: Sequence[str]) -> int:
         if args.cfg:
             return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
         if args.multirun or asked.ours.repeats > 1:
-            from trainlab.multirun import sweep
+            from trainlab.multirun import place, sweep
 
             key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
-            directory = wanted(asked.typed(key), "sweep" if args.multirun else name(asked))
-            return sweep(asked, directory, job, report)
+            given, named = asked.typed(key), "sweep" if args.multirun else name(asked)
+            new = partial(wanted, None, named)
+            return sweep(asked, partial(place, RUNS, given, new), job, report)
         outcome, directory = single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
@@ -141,6 +143,8 @@ def job(cfg: Any, tell: Any = None) -> Any:
         gc.enable()
         told = cfg, directory, door, {group: picked.get(group) for group in words.usual()}
         return tell(story, *told) if tell else story(*told)
+    except SystemExit as error:  # of a sweep's job it would end the others
+        return errors.TrainlabError(f"the run asked to exit ({error.code})")
     except Exception as error:
         return error
 
@@ -214,5 +218,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
     return mine.exit_code
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # by its own name, as other processes find `job`
+    from trainlab.__main__ import entry
+
     entry()

@@ -5,12 +5,11 @@ Everything wrong ends here, as a ConfigError, before a folder is made or torch i
 
 import argparse
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from trainlab.errors import ConfigError
 PATHS = "data.root", "resume", "hydra.run.dir", "hydra.sweep.dir"  # quoted for the user
 HYDRAS = "hydra.", "hydra/"
 ONLY_TYPED = "trust", "resume"
-MOST_JOBS = 10_000
 Lists = dict[str, list[Any]]
 
 
@@ -103,6 +101,10 @@ def check(
     own = Path(more) if more else None
     known = words.groups(own)
     _no_blanks(args)
+    if any(arg.startswith("search=") for arg in args):
+        from trainlab.sweep.axes import expanded
+
+        args = expanded(args, multirun, own)
     parser = OverridesParser.create(hydra.config_loader)
     overrides = [parse(arg, parser, known, multirun) for arg in args]
     names = [o.key_or_group for o in overrides]
@@ -110,18 +112,27 @@ def check(
         if names.count(name) > 1:
             both = " and ".join(o.get_value_string() for o in overrides if o.key_or_group == name)
             raise ConfigError(f"{name} is given twice ({both}); keep one")
-    values = {o.key_or_group: _values(o) for o in overrides}
-    if math.prod(map(len, values.values())) > MOST_JOBS:
-        raise ConfigError(f"-m: more than {MOST_JOBS} jobs; sweep over fewer values")
+    values = {o.key_or_group: [o.value()] for o in overrides}
+    if multirun:
+        from trainlab.sweep import axes
+
+        values |= axes.values(overrides, known)
     parts = {name: hydra.config_loader.get_group_options(name) for name in names if "/" in name}
     _typed(values, _choices(values, known | parts), known, own)
-    first = [_first(o) if o.is_sweep_override() else o.input_line for o in overrides]
-    cfg = compose(hydra, first)
+    first = axes.first(overrides) if multirun else [o.input_line for o in overrides]
+    for lines in axes.others(overrides, first, known) if multirun else ():
+        composed(hydra, lines, names, own)
+    return Asked(overrides, first, *composed(hydra, first, names, own), hydra)
+
+
+def composed(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:
+    """The checked config of one job, and the same without Hydra's part."""
+    cfg = compose(hydra, lines)
     if cfg.hydra.get("callbacks"):
         raise ConfigError("hydra.callbacks: not run by trainlab; remove them")
     ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     settled(ours, cfg.hydra.runtime.choices, names, own)
-    return Asked(overrides, first, cfg, ours, hydra)
+    return cfg, ours
 
 
 def _no_blanks(args: Sequence[str]) -> None:
@@ -135,24 +146,10 @@ def _no_blanks(args: Sequence[str]) -> None:
 
 def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: bool) -> Override:
     """One argument as Hydra reads it; paths are quoted for the user, `+` and `~` refused."""
+    if not re.fullmatch(r"(?s)\+*hydra[./].*=.*|[^+~=][^=]*=.+", arg):
+        raise _slips().misspelt(arg, known)
     key, _, text = arg.partition("=")
-    bare = key.lstrip("+~")
-    if key.startswith("~"):
-        raise ConfigError(f"{arg}: a key cannot be removed; set it, as in {bare}=VALUE")
-    if pair := re.fullmatch(r"([\w.]+):([^=]*)", arg):
-        raise ConfigError(f'{arg}: use "=": {pair[1]}={pair[2].strip()}')
-    if "=" not in arg.lstrip("="):
-        raise ConfigError(f"{arg}: a setting is key=value, such as optim.lr=0.01; see --help")
-    if key.startswith("+") and not bare.startswith(HYDRAS):
-        near = _slips().closest(bare, (*known, *spine.KEYS))
-        hint = f"did you mean {near}={text}?" if near else "see --help"
-        raise ConfigError(f"{key} = {text}: keys cannot be added; {hint}")
-    if text == "" and not bare.startswith("hydra."):
-        rule = spine.declared(bare)
-        must = f"must be {rule.allowed()}" if rule else f"use {key}=VALUE"
-        raise ConfigError(f"{key} is empty: {must}; see --help")
-    if multirun and bare == "resume":
-        raise ConfigError(f"{key} = {text}: not with -m; go on with each run, or start again")
+    bare = key.lstrip("+")
     plain = text[:1] in "'\"" or text in ("null", "auto")
     if bare in PATHS and not plain and not (multirun and re.fullmatch(r"[\w./,:-]*", text)):
         arg = f"{key}={QuotedString(os.path.expanduser(text), Quote.single).with_quotes()}"
@@ -168,30 +165,10 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
     return override
 
 
-def _values(o: Override) -> list[Any]:
-    """Every value an override takes, over the whole sweep."""
-    if not o.is_sweep_override():
-        return [o.value()]
-    text = f"{o.key_or_group} = {o.get_value_string()}"
-    if o.is_interval_sweep():
-        raise ConfigError(f"{text}: has no end; list the values, as in {o.key_or_group}=1,2,3")
-    values = [Override._convert_value(v) for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
-    if not values:
-        raise ConfigError(f"{text}: no value; name one")
-    for value in (few := values[:1000]):
-        if few.count(value) > 1:
-            raise ConfigError(f"{text}: {spine.plain(value)} is given twice; keep one")
-    return values
-
-
 def _slips() -> Any:
     from trainlab import slips  # only a run that goes wrong reads how
 
     return slips
-
-
-def _first(o: Override) -> str:
-    return f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
 
 
 def _choices(values: Lists, options: Lists) -> Lists:

@@ -57,6 +57,11 @@ class Stopped(TrainlabError):
         self.exit_code = exit_code
 
 
+def slower(lr: float) -> str:
+    """What to type where this lr made the loss go up without end."""
+    return f"optim.lr={min(lr / 10, 0.1):.2g}"
+
+
 def one_line(error: TrainlabError) -> str:
     """`trainlab: error[config]: optim = adma: not one of adam, sgd; did you mean adam?`"""
     text = " ".join(str(error).split())

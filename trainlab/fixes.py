@@ -4,7 +4,13 @@ import difflib
 import re
 from typing import Any
 
-from trainlab.errors import plain
+from trainlab.errors import ConfigError, plain
+
+
+def wrong(part: str, value: Any, allowed: str, name: str, rule: Any, usual: Any) -> ConfigError:
+    """The one line for a value that is not allowed."""
+    fix = (rule and nearest(name, rule, value)) or use(name, usual)
+    return ConfigError(f"{part} = {plain(value)}: must be {allowed}; {fix}")
 
 
 def use(name: str, usual: Any) -> str:

@@ -24,6 +24,7 @@ from trainlab import durable
 from trainlab.errors import CheckpointError
 
 Row = dict[str, Any]
+ENCODE = json.JSONEncoder(allow_nan=False, check_circular=False).encode  # dumps makes one a row
 WAIT = 2.0  # s that rows may wait: written together they cost a third of one by one
 
 
@@ -107,7 +108,7 @@ class Log:
 
     def flush(self) -> None:
         """Write the rows that wait, whole lines only."""
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.waiting]
+        lines = [ENCODE(row) + "\n" for row in self.waiting]
         with _naming(self.path):
             self.file.write("".join(lines).encode())
             self.file.flush()
@@ -217,14 +218,23 @@ def _values(row: Row) -> list[Any]:
     if "histogram" not in row:
         tags = [tag for tag in row if tag != "step"]
         return [Summary.Value(tag=tag, simple_value=float(row[tag])) for tag in tags]
+    import numpy as np
+
     low, high, counts = float(row["low"]), float(row["high"]), row["counts"]
     if not math.isfinite(high - low):
         return []
-    width = (high - low) / len(counts)
-    limits = [low + width * edge for edge in range(1, len(counts) + 1)]
+    limits = low + (high - low) / len(counts) * np.arange(1, len(counts) + 1)
     # sum and sum_squares stay out: TensorBoard shows neither
-    histo = HistogramProto(min=low, max=high, num=sum(counts), bucket_limit=limits, bucket=counts)
+    histo = HistogramProto.FromString(_doubles(6, limits) + _doubles(7, np.array(counts, "<f8")))
+    histo.min, histo.max, histo.num = low, high, sum(counts)
     return [Summary.Value(tag=row["histogram"], histo=histo)]
+
+
+def _doubles(field: int, values: Any) -> bytes:
+    """Fewer than 2048 numbers as a field of a protocol buffer: a third of the time that its list
+    takes number by number."""
+    n = 8 * len(values)
+    return bytes((field << 3 | 2, n & 127 | 128, n >> 7)) + values.tobytes()
 
 
 def _card(tag: str, plugin: str, content: bytes) -> Any:

@@ -1,110 +1,173 @@
-"""All the runs of -m, one after the other, and what came out of them side by side."""
+"""All the runs of one command: the sweep it starts or goes on with, and what came out of it."""
 
-import json
-import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainlab import errors, rundir
+from trainlab import errors, spine
+from trainlab.errors import ConfigError
 
 
-def sweep(asked: Any, directory: Path, job: Callable, report: Callable) -> int:
-    """Run every job in a folder of its own under `directory`; 8 when some did not finish.
+def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
+    """Run every job that has not ended, in a folder of its own; 8 when some were lost.
 
-    job(cfg) gives a summary or the exception that ended it; report(error, folder) prints that.
+    place(digest) gives the folder of the sweep. job(cfg) gives a summary or the exception that
+    ended it; report(error, folder) prints that. What can be refused is before a folder is made.
     """
-    if (directory / "multirun.yaml").exists():
-        raise errors.BusyError(f"hydra.sweep.dir = {directory}: holds a sweep; choose another")
-    lines = [o.input_line for o in asked.overrides]
-    if (n := asked.ours.repeats) > 1:
-        if asked.ours.resume is not None:
-            raise errors.ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
-        seed = asked.typed("seed")
-        if seed is not None and not isinstance(seed, int):
-            raise errors.ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
-        first = asked.ours.seed
-        lines = [
-            line for line in lines if not line.startswith(("seed=", "hydra.run.dir=", "repeats="))
-        ]
-        lines.append(f"seed={','.join(str(first + i) for i in range(n))}")
-        if asked.typed("hydra/launcher") is None:
-            lines.append("hydra/launcher=stack")
-    if asked.typed("hydra.sweep.dir") is None:
-        lines.append(f"hydra.sweep.dir='{directory}'")
-    if asked.typed("hydra.sweep.subdir") is None:
-        ours = [o for o in asked.overrides if not o.is_hydra_override()]
-        odd = [o.key_or_group for o in ours if re.search(r"[^\w.,=+-]", o.input_line)]
-        quiet = [*odd, "repeats", "stack.size", "quiet"]
-        length = sum(len(o.input_line) for o in ours if o.key_or_group not in quiet)
-        named = "_${hydra.job.override_dirname}" if 0 < length < 150 else ""
-        lines.append(f"hydra.sweep.subdir='${{hydra.job.num}}{named}'")
-        lines.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quiet)}]")
-    function = partial(one, job, report)
-    function.__module__ = "trainlab.multirun"  # Hydra asks for it
-    asked.hydra.multirun("config", function, [*lines, "hydra.mode=MULTIRUN"])
-    folders = sorted((path.parent for path in directory.glob("**/.hydra")), key=number)
-    if not asked.cfg.quiet:
-        compare(folders, directory, asked.ours.repeats)
-    failed = 0
-    for folder in folders:
-        status = rundir.told(folder)
-        if (state := status.get("state", "failed")) != "finished":
-            reason = status.get("reason") or "see error.txt there"
-            print(f"trainlab: error[sweep]: {folder}: {state}: {reason}", file=sys.stderr)
-            failed += 1
-    return 8 if failed else 0
+    from trainlab.sweep import leaderboard, ledger
+
+    plan = planned(asked)
+    directory = place(plan["digest"])
+    with ledger.held(directory), stopping(asked.cfg.quiet):
+        taken_up(asked, directory, plan)
+        function = partial(one, job, report, ledger.ended)
+        function.__module__ = "trainlab.multirun"  # Hydra asks for it
+        with leaderboard.live(directory, plan["jobs"], asked.cfg.quiet):
+            asked.hydra.multirun("config", function, lines(asked, directory))
+        leaderboard.close(directory, asked.cfg.quiet)
+    lost = [result for result in ledger.results(directory) if result["state"] in ledger.LOST]
+    for result in lost:
+        where, text = directory / result["folder"], result["reason"] or "see error.txt there"
+        print(f"trainlab: error[sweep]: {where}: {result['state']}: {text}", file=sys.stderr)
+    return 8 if lost else 0
 
 
-def one(job: Callable, report: Callable, cfg: Any) -> Any:
+def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
     """One run of many: its failure is told and does not end the others; a signal ends them all."""
     from hydra.core.hydra_config import HydraConfig
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if not cfg.quiet:
-        print(f"== job {directory.name}", flush=True)
     outcome = job(cfg)
-    if isinstance(outcome, Exception):
-        code = report(outcome, directory)
-        if isinstance(outcome, errors.Stopped):
-            sys.exit(code)
-        rundir.failed(directory, outcome)
-    return outcome
+    code = report(outcome, directory) if isinstance(outcome, Exception) else 0
+    if isinstance(outcome, errors.Stopped):
+        sys.exit(code)
+    ended(outcome, directory, cfg)
+    return directory.name
 
 
-def compare(folders: list[Path], directory: Path, repeats: int = 1) -> None:
-    """What each job reached on validation with its best weights; the test split chooses nothing,
-    and is shown where there is one setting only. With `repeats` the mean and the spread of each."""
-    from trainlab.show import Show, table_of
+def planned(asked: Any) -> dict[str, Any]:
+    """What sweep.json says. Raises ConfigError for what cannot be swept as asked."""
+    from hydra.utils import instantiate
 
-    table = table_of("job", "state", "val loss", "val accuracy")
-    for folder in folders:
-        path = folder / "summary.json"
-        seen = json.loads(path.read_text())["results"]["val"] if path.exists() else {}
-        figures = [f"{seen[name]:.4f}" if seen else "" for name in ("loss", "accuracy")]
-        table.add_row(folder.name, rundir.told(folder).get("state", "failed"), *figures)
-    show, notes = Show(), []
-    if repeats > 1:
-        from trainlab.sweep import spread
+    from trainlab.sweep import drive, ledger
+    from trainlab.sweep.space import Space
 
-        found = spread.settings(folders)
-        for number, (name, runs) in enumerate(found.items()):
-            label = f"{name or 'all'}: mean +- std of {len(runs)} of {repeats}"
-            table.add_row(label, "", *spread.reached(runs, "val"), style="bold")
-            spread.curves(runs, directory / f"mean-{number}")
-        if len(found) == 1:
-            loss, accuracy = spread.reached(runs, "test")
-            notes.append(
-                f"test: loss {loss}, accuracy {accuracy} over {len(runs)} of {repeats} seeds"
-            )
-    show.console.print(table)
-    show.notes(notes)
-    show.note(f"curves  tensorboard --logdir {directory}")
+    refused(asked)
+    cfg, n = asked.ours, asked.ours.repeats
+    ours = [o for o in asked.overrides if not o.is_hydra_override()]
+    space = Space.of(ours)
+    sampler = instantiate(asked.cfg.hydra.sweeper.sampler)
+    settings = drive.settings(sampler, cfg.sweep)
+    jobs = n * drive.size(space, sampler, settings)
+    axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
+    if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
+        raise ConfigError(
+            f"sweep.nuisance = [{unknown[0]}]: not swept over; give it several values"
+        )
+    if n > 1:
+        axes["seed"] = [str(cfg.seed + i) for i in range(n)]
+    search = [repr(space), spine.values(asked.cfg.hydra.sweeper), settings, n]
+    return {
+        "command": [o.input_line for o in asked.overrides],
+        "digest": ledger.digest(spine.values(cfg), *search),
+        "axes": axes,
+        "jobs": jobs,
+        "nuisance": list(cfg.sweep.nuisance),
+        "repeats": n,
+        "monitor": cfg.monitor,
+    }
 
 
-def number(folder: Path) -> tuple[int, str]:
-    """For sorting: job 10 after job 9."""
-    found = re.match(r"\d+", folder.name)
-    return int(found[0]) if found else 0, folder.name
+def refused(asked: Any) -> None:
+    """Raise ConfigError for words that have no place in a sweep."""
+    n, seed = asked.ours.repeats, asked.typed("seed")
+    if n > 1 and asked.ours.resume is not None:
+        raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
+    if n > 1 and seed is not None and not isinstance(seed, int):
+        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
+    if "sampler" not in asked.cfg.hydra.sweeper:
+        word = asked.cfg.hydra.runtime.choices["hydra/sweeper"]
+        raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
+
+
+def told(o: Any) -> list[str] | str:
+    """An axis as sweep.json has it."""
+    return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
+
+
+def place(runs: Path, given: str | None, make: Callable, digest: str) -> Path:
+    """The folder that was typed, that of the newest sweep by the same command, or a new one."""
+    from trainlab.sweep import ledger
+
+    if given is None:
+        return ledger.newest(runs, digest) or make()
+    here, directory = ledger.told(Path(given)), Path(given)
+    if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
+        axes = " x ".join(here.get("axes", {})) or "unknown"
+        text = f"hydra.sweep.dir = {given}: holds another sweep ({axes}); choose another"
+        raise errors.BusyError(text)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
+    """Write sweep.json, or say what of the sweep is there already."""
+    from trainlab import durable
+    from trainlab.sweep import ledger
+
+    if not ledger.told(directory):
+        durable.write_json(directory / "sweep.json", plan)
+        return
+    if asked.ours.sweep.retry:
+        ledger.forget(directory, ledger.LOST)
+    done = len(ledger.results(directory))
+    if done:
+        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust))
+    if not asked.cfg.quiet:
+        what = "all" if done == plan["jobs"] else "going on:"
+        print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
+              "run them anew with hydra.sweep.dir=NEW", flush=True)  # fmt: skip
+
+
+def data_digest(cfg: Any, trust: Any) -> str:
+    """Of the data that a job's config names, as they are now."""
+    from trainlab.build import Door
+    from trainlab.data.sources import loaded
+
+    return loaded(Door(trust), *spine.apart(cfg, "data")).digest()
+
+
+def lines(asked: Any, directory: Path) -> list[str]:
+    """The overrides that Hydra gets."""
+    typed = [o.input_line for o in asked.overrides if o.key_or_group not in PLACES]
+    if asked.ours.repeats > 1 and asked.typed("hydra/launcher") is None:
+        typed.append("hydra/launcher=stack")
+    return [*typed, f"hydra.sweep.dir='{directory}'", "hydra.mode=MULTIRUN"]
+
+
+PLACES = "hydra.run.dir", "hydra.sweep.dir"
+
+
+@contextmanager
+def stopping(quiet: bool) -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does, and both say how it goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        before = None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("trainlab: the sweep is stopped; the same command goes on with it", file=sys.stderr)
+        raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

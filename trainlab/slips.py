@@ -97,6 +97,25 @@ def unknown(
     return ConfigError(f"{key} = {spine.plain(value)}: {says}")
 
 
+def misspelt(arg: str, known: Iterable[str]) -> ConfigError:
+    """What is wrong with an argument that is no KEY=VALUE."""
+    key, _, text = arg.partition("=")
+    bare = key.lstrip("+~")
+    if key.startswith("~"):
+        return ConfigError(f"{arg}: a key cannot be removed; set it, as in {bare}=VALUE")
+    if pair := re.fullmatch(r"([\w.]+):([^=]*)", arg):
+        return ConfigError(f'{arg}: use "=": {pair[1]}={pair[2].strip()}')
+    if "=" not in arg.lstrip("="):
+        return ConfigError(f"{arg}: a setting is key=value, such as optim.lr=0.01; see --help")
+    if key.startswith("+"):
+        near = closest(bare, (*known, *spine.KEYS))
+        hint = f"did you mean {near}={text}?" if near else "see --help"
+        return ConfigError(f"{key} = {text}: keys cannot be added; {hint}")
+    rule = spine.declared(bare)
+    must = f"must be {rule.allowed()}" if rule else f"use {key}=VALUE"
+    return ConfigError(f"{key} is empty: {must}; see --help")
+
+
 def not_a_sweep(key: str, text: str) -> str:
     """What was meant by several values without -m."""
     rule = spine.declared(key)

@@ -11,15 +11,13 @@ import json
 import math
 import operator
 import re
+from collections.abc import Callable
 from typing import Any
 
-from trainlab.errors import ConfigError, plain
+from trainlab.errors import plain as plain  # where values are told
 
 DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
-CADENCE = {
-    "form": r"[1-9]\d{0,11}(ep)?",
-    "says": "steps (a whole number >= 1) or epochs (1ep, 2ep, ...)",
-}
+CADENCE = {"form": r"[1-9]\d{0,11}(ep)?", "says": "steps (a whole number >= 1) or epochs (1ep)"}
 FACTOR = {"form": r"[^:]+:\d*\.?\d+(e-?\d+)?", "says": "pattern:factor, such as head*:10"}
 NAMED = {"form": ".+", "says": "a name or a number", "each": True, "null": True}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
@@ -114,9 +112,7 @@ SPINE = {
     "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
-    "evaluate.statistics": Key(
-        str, "ema", "of batch norm: running, or of train", choices=STATISTICS
-    ),
+    "evaluate.statistics": Key(str, "ema", "batch norm: running, of train", choices=STATISTICS),
     "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
     "checkpoint.every": Key(str, None, "saves at fixed steps too", **CADENCE, null=True),
     "checkpoint.seconds": Key(float, 10.0, "or 50 times what a save takes", "seconds", gt=0),
@@ -131,6 +127,18 @@ SPINE = {
     "data.folds": Key(int, 5, "of cross-validation", ge=2),
     "preprocess.test": Key(str, None, "another word for validation and test", null=True),
     "repeats": Key(int, 1, "of every setting, with seeds from `seed` on", "runs", ge=1, le=1000),
+    "sweep.trials": Key(int, 16, "settings that a search tries", ge=1, le=1_000_000),
+    "sweep.seed": Key(int, 0, "of what a search draws", ge=0, le=SEEDS),
+    "sweep.points": Key(int, None, "values an interval has in a grid", ge=1, null=True),
+    "sweep.batch": Key(int, 8, "settings asked for before it learns from them", ge=1),
+    "sweep.sampler": Key(str, "tpe", "of hydra/sweeper=optuna", form=r"[a-z]\w*", says="a name"),
+    "sweep.stages": Key(int, 2, "of hydra/sweeper=coarse_to_fine", ge=1, le=10),
+    "sweep.top": Key(int, 3, "settings it searches round in the next stage", ge=1),
+    "sweep.eta": Key(int, 3, "one of so many goes on, hydra/sweeper=halving", ge=2),
+    "sweep.nuisance": Key(str, [], "keys to choose anew for each setting compared", each=True),
+    "sweep.retry": Key(bool, False, "runs what failed or diverged again"),
+    "sweep.timeout": Key(float, None, "of a process without a row", "seconds", gt=0, null=True),
+    "sweep.workers": Key(int, None, "processes at a time", ge=1, le=1024, null=True),
     "stack.size": Key(int, None, "runs of a sweep that train as one", "runs", ge=1, null=True),
     "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
@@ -141,26 +149,21 @@ SPINE = {
 # type and range of the keys that stand in the files of words
 RANGES = {
     Key(bool): "init.zero_gamma data.download optim.nesterov optim.amsgrad",
-    Key(float, gt=0): """
-        activation.alpha activation.beta activation.max_val activation.threshold init.tolerance
-        init.weight.std init.weight.scale norm.eps augment.mixup.alpha augment.cutmix.alpha
-        data.turns data.spread preprocess.eps loss.margin optim.lr optim.trust optim.adam_lr
-        optim.eps task.low task.high""",
-    Key(float, ge=0): """
-        activation.negative_slope activation.slope init.weight.b augment.noise.std loss.gamma
-        optim.weight_decay optim.eta optim.gamma optim.momentum_decay schedule.rate
-        schedule.threshold data.noise""",
-    Key(float, ge=0, le=1): """
-        augment.flip.p augment.jitter.brightness augment.jitter.contrast schedule.final
-        schedule.start schedule.low schedule.peak""",
-    Key(float, ge=0, lt=1): """
-        model.dropout model.drop_path loss.label_smoothing optim.momentum optim.alpha optim.rho
-        schedule.warmup""",
+    Key(float, gt=0): """activation.alpha activation.beta activation.max_val
+        activation.threshold init.tolerance init.weight.std init.weight.scale norm.eps
+        augment.mixup.alpha augment.cutmix.alpha data.turns data.spread preprocess.eps
+        loss.margin optim.lr optim.trust optim.adam_lr optim.eps task.low task.high""",
+    Key(float, ge=0): """activation.negative_slope activation.slope init.weight.b
+        augment.noise.std loss.gamma optim.weight_decay optim.eta optim.gamma
+        optim.momentum_decay schedule.rate schedule.threshold data.noise""",
+    Key(float, ge=0, le=1): """augment.flip.p augment.jitter.brightness augment.jitter.contrast
+        schedule.final schedule.start schedule.low schedule.peak""",
+    Key(float, ge=0, lt=1): """model.dropout model.drop_path loss.label_smoothing optim.momentum
+        optim.alpha optim.rho schedule.warmup""",
     Key(float, gt=0, le=1): "norm.momentum schedule.factor schedule.decay preprocess.share",
     Key(float, le=0): "activation.min_val init.weight.a",
     Key(float, gt=0, le=100): "schedule.growth schedule.power",
-    Key(float, ge=0, le=0.25): "activation.lower",
-    Key(float, ge=0.25): "activation.upper",
+    Key(float, ge=0, le=0.25): "activation.lower", Key(float, ge=0.25): "activation.upper",
     Key(float, gt=0, choices=("auto",)): "init.gain",
     Key(float, choices=("prior",), null=True): "init.bias",
     Key(float): "init.weight.val fault.severity",
@@ -194,8 +197,7 @@ RANGES = {
     Key(str, choices=("linear",)): "init.weight.nonlinearity",
     Key(str, choices=("before", "after")): "norm.place",
     Key(str, choices=("edge", "zero")): "augment.shift.fill",
-    Key(str, choices=("rectangle", "funnel", "inverted")): "model.shape",
-    Key(str): "model.name",
+    Key(str, choices=("rectangle", "funnel", "inverted")): "model.shape", Key(str): "model.name",
     Key(str, choices=("strong_wolfe",), null=True): "optim.line_search_fn",
 }  # fmt: skip
 COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()}
@@ -204,7 +206,7 @@ KEYS = SPINE | COMMON
 HARMLESS = (
     "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
-    "data.memory_limit.", "data.workers.", "pause_at.", "stack.", "repeats.",
+    "data.memory_limit.", "data.workers.", "pause_at.", "stack.", "sweep.", "repeats.",
     "task.", "hydra.",
 )  # fmt: skip
 
@@ -253,23 +255,22 @@ def check(name: str, value: Any, usual: Any = None) -> None:
         if not isinstance(sample, tuple(NAMES)):  # null or {}: any value
             return
         rule = Key(type(sample), each=isinstance(usual, list))
+    usual = SPINE[name].default if usual is None and name in SPINE else usual
     parts = {name: value}
     if rule.each and isinstance(value, list):
         rule = dataclasses.replace(rule, each=False)
         parts = {f"{name}[{i}]": item for i, item in enumerate(value)}
     for part, item in parts.items():
         if not rule.accepts(item):
-            raise _wrong(part, item, rule.allowed(), name, rule, usual)
+            raise _fixes().wrong(part, item, rule.allowed(), name, rule, usual)
     if name == "optim.betas" and len(value) != 2:
-        raise _wrong(name, value, "two numbers", name, None, usual)
+        raise _fixes().wrong(name, value, "two numbers", name, None, usual)
 
 
-def _wrong(part: str, value: Any, allowed: str, name: str, rule: Key | None, usual: Any):
+def _fixes() -> Any:
     from trainlab import fixes  # only a run that goes wrong reads how
 
-    usual = SPINE[name].default if usual is None and name in SPINE else usual
-    fix = (rule and fixes.nearest(name, rule, value)) or fixes.use(name, usual)
-    return ConfigError(f"{part} = {plain(value)}: must be {allowed}; {fix}")
+    return fixes
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -286,8 +287,8 @@ def harmless(name: str) -> bool:
     return f"{name}.".startswith(HARMLESS)
 
 
-def digest(config: dict[str, Any]) -> str:
-    """SHA-256 of the resolved config without its harmless keys; 1 and 1.0 are the same lr."""
+def digest(config: dict[str, Any], without: Callable[[str], bool] = harmless) -> str:
+    """SHA-256 of the resolved config without some keys; 1 and 1.0 are the same lr."""
 
     def number(name: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -295,5 +296,5 @@ def digest(config: dict[str, Any]) -> str:
         rule = declared(name)
         return float(value) if rule and rule.kind is float and isinstance(value, int) else value
 
-    kept = {name: number(name, v) for name, v in flat(config).items() if not harmless(name)}
+    kept = {name: number(name, v) for name, v in flat(config).items() if not without(name)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -5,13 +5,16 @@ gradients, buffers, modes and random streams are, bit for bit, what they were. B
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, wrap_torch_function
+
+from trainlab.measure import measure, same_streams, write
 
 # the elementwise functions of torch.nn.functional, by the name of the layer that a call becomes
 ACTIVATIONS = """
@@ -62,15 +65,13 @@ class Sight:
     params: dict[str, Tensor]  # copies from before the step
     grads: dict[str, Tensor]  # d objective / d parameter, before clipping; none where it is unused
     updates: dict[str, Tensor]  # after - before; empty until the step is done
+    runs: int | None = None  # of a stack: how many; then everything above has a leading R
+    at: int = 0  # the step, counted from 0
 
-
-class Histogram(NamedTuple):
-    """Counts (64,) over equal bins between the 0-d `low` and `high`. Where an element was not
-    finite, `low` or `high` is not, and the counts mean nothing."""
-
-    counts: Tensor
-    low: Tensor
-    high: Tensor
+    def matrices(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those with two or more dimensions in each run."""
+        least = 2 if self.runs is None else 3
+        return {name: t for name, t in tensors.items() if t.dim() >= least}
 
 
 class _Recorder(TorchFunctionMode):
@@ -172,12 +173,6 @@ def unmoved(model: nn.Module) -> Iterator[None]:
                     setattr(module, name, buffer.copy_(value))
 
 
-def same_streams() -> AbstractContextManager[None]:
-    """torch's global random streams, of the CPU and of CUDA if in use, go on as if untouched."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    return torch.random.fork_rng(devices)
-
-
 def _generators(module: nn.Module) -> list[torch.Generator]:
     """Those that the module holds itself, or in a list."""
     lists = [v if isinstance(v, list) else [v] for v in vars(module).values()]
@@ -194,8 +189,7 @@ def look(
     is freed.
     """
     model = eager(model)
-    names = numbered([name for name, _ in model.named_parameters()])
-    params = dict(zip(names, model.parameters(), strict=True))
+    params = _named(model)
     free = {name: p for name, p in params.items() if p.requires_grad}
     with unmoved(model), torch.enable_grad():
         with taps(model) as layers:
@@ -209,8 +203,9 @@ def look(
     for layer in layers:
         layer.out = layer.out.detach()
     found = zip(free, grads[len(tapped) :], strict=True)
-    copies = {name: p.detach().clone() for name, p in params.items()}
-    return Sight(layers, copies, {name: grad for name, grad in found if grad is not None}, {})
+    return Sight(
+        layers, _copied(params), {name: grad for name, grad in found if grad is not None}, {}
+    )
 
 
 @contextmanager
@@ -220,9 +215,74 @@ def watching(
     """Look, let the body take its step on x (B, ...), y (B,), then fill in the updates."""
     sight = look(model, objective, x, y)
     yield sight
-    after = [p.detach() for p in eager(model).parameters()]
-    updates = torch._foreach_sub(after, list(sight.params.values()))
-    sight.updates = dict(zip(sight.params, updates, strict=True))
+    _moved(sight, _named(model))
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters by the names that a Sight has for them."""
+    params = dict(eager(model).named_parameters())
+    return dict(zip(numbered(list(params)), params.values(), strict=True))
+
+
+@torch.no_grad()
+def _copied(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, by one call."""
+    copies = torch._foreach_mul(list(params.values()), 1) if params else []
+    return dict(zip(params, copies, strict=True))
+
+
+@torch.no_grad()
+def _moved(sight: Sight, params: dict[str, Tensor]) -> None:
+    before, after = list(sight.params.values()), list(params.values())
+    updates = torch._foreach_sub(after, before) if params else []
+    sight.updates = dict(zip(params, updates, strict=True))
+
+
+@contextmanager
+def stepping(trainer: Any, x: Tensor, y: Tensor, runs: int | None = None) -> Iterator[Sight]:
+    """The body is the trainer's step on x (B, ...), y (B,), of `runs` runs where it is a stack. A
+    plain step is itself recorded: what it computes is copied on the way, not changed. One of other
+    code than the model's own (compiled, in parts, in half precision) is looked at before."""
+    model = trainer.forward
+    own = model is eager(trainer.model) and trainer.accumulate == 1 and trainer.scaler is None
+    with _inside(trainer) if own else watching(trainer.model, trainer.objective, x, y) as sight:
+        sight.runs, sight.at = runs, trainer.at
+        yield sight
+
+
+@contextmanager
+def _inside(trainer: Any) -> Iterator[Sight]:
+    model = trainer.model
+    params = _named(model)
+    sight = Sight([], _copied(params), {}, {})
+
+    def forward(x: Tensor) -> Tensor:
+        trainer.forward = model  # L-BFGS calls again, after it has moved
+        with taps(model) as layers:
+            logits = model(x)
+        sight.layers = layers
+        for layer in layers:
+            if layer.out.requires_grad:
+                layer.out.register_hook(partial(setattr, layer, "grad"))
+        return logits
+
+    def keep(name: str, grad: Tensor) -> None:
+        found.setdefault(name, grad)  # the first; held here, so nobody works in it
+
+    found: dict[str, Tensor] = {}
+    free = {name: p for name, p in params.items() if p.requires_grad}
+    hooks = [p.register_hook(partial(keep, name)) for name, p in free.items()]
+    trainer.forward = forward
+    try:
+        yield sight
+    finally:
+        trainer.forward = model
+        for hook in hooks:
+            hook.remove()
+        for layer in sight.layers:
+            layer.out = layer.out.detach()
+    sight.grads = {name: found[name] for name in params if name in found}
+    _moved(sight, params)
 
 
 @contextmanager
@@ -230,52 +290,6 @@ def looking(
     probes: Mapping[str, Callable], log: Any, trainer: Any, x: Tensor, y: Tensor
 ) -> Iterator[None]:
     """The body is the trainer's step on x (B, ...), y (B,); what the probes saw goes to the log."""
-    with watching(trainer.model, trainer.objective, x, y) as sight:
+    with stepping(trainer, x, y) as sight:
         yield
-    scalars, histograms = measure(sight, probes)
-    log.scalars(trainer.at, scalars)
-    for tag, (counts, low, high) in histograms.items():
-        log.histogram(trainer.at, tag, counts, low, high)
-
-
-def single(values: Tensor) -> Tensor:
-    """Half precision as float32; others as they are."""
-    return values.float() if values.dtype.itemsize < 4 else values
-
-
-def histogram(values: Tensor, bins: int = 64, most: int = 4096) -> Histogram:
-    """The histogram of at most `most` evenly strided elements."""
-    flat = single(values).reshape(-1)
-    if flat.numel() > most:  # an odd stride meets every column of a power-of-two width
-        flat = flat[:: -(-flat.numel() // most) | 1]
-    low, high = flat.aminmax()
-    # histc with limits from the data would make the host wait for them; so the data goes to [0, 1]
-    unit = (flat - low).div_((high - low).clamp_min_(torch.finfo(flat.dtype).tiny))
-    return Histogram(torch.histc(unit, bins, 0, 1), low, high)
-
-
-def measure(
-    sight: Sight, probes: Mapping[str, Callable[[Sight], dict[str, Tensor | Histogram]]]
-) -> tuple[dict[str, float], dict[str, tuple[list[int], float, float]]]:
-    """Run the probes on one sight. One transfer from the device to the host, whatever their number.
-
-    Returns {tag: value} and {tag: (counts (64,), low, high)}.
-    """
-    with torch.no_grad(), same_streams():
-        seen = {tag: value for probe in probes.values() for tag, value in probe(sight).items()}
-        singles: list[Tensor] = []
-        counts: list[Tensor] = []
-        for value in seen.values():
-            singles += value[1:] if isinstance(value, Histogram) else [value]
-            counts += value[:1] if isinstance(value, Histogram) else []
-        host = torch.cat([torch.stack(singles), *counts]).tolist() if singles else []
-    single, at = iter(host), len(singles)
-    scalars, histograms = {}, {}
-    for tag, value in seen.items():
-        if isinstance(value, Histogram):
-            end = at + value.counts.numel()
-            histograms[tag] = list(map(int, host[at:end])), next(single), next(single)
-            at = end
-        else:
-            scalars[tag] = next(single)
-    return scalars, histograms
+    write(log, trainer.at, *measure(sight, probes))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.errors import NonFiniteError
+from trainlab.errors import NonFiniteError, slower
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Trainer:
         now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
             f"{what} at step {step} of {self.steps}, {now}: it must stay finite; "
-            f"try optim.lr={min(lr / 10, 0.1):g}, or clip.norm=1"
+            f"try {slower(lr)}, or clip.norm=1"
         )
 
     def interval(self) -> dict[str, Tensor]:

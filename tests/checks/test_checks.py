@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Verdict, run_checks
+from trainlab.checks import overfit as overfit_file
 from trainlab.checks.accumulation import accumulation
 from trainlab.checks.ground import floor, no_dropout
 from trainlab.checks.initial_loss import initial_loss
@@ -268,6 +269,19 @@ def test_overfit_blames_lr_or_network(fresh_of):
         assert slow.advice.startswith(remedy)
     zeros = overfit(fresh_of(partial(relu_net, std=1e-45)))
     assert (zeros.status, zeros.stops) == (FAIL, False)
+
+
+def test_overfit_has_a_second_reference(fresh_of, monkeypatch):
+    """SGD that stands still, and a first Adam that does."""
+    monkeypatch.setattr(overfit_file, "ADAM", (1e-12, 1e-2))
+    verdict = overfit(fresh_of(relu_net, lambda m: torch.optim.SGD(m.parameters(), lr=1e-12)))
+    assert (verdict.status, "Adam at lr 0.01" in verdict.saw) == (WARN, True)
+    assert verdict.advice.startswith("optim=adam optim.lr=0.01 (tried")
+    monkeypatch.setattr(overfit_file, "ADAM", (1e-12,))
+    assert (
+        overfit(fresh_of(relu_net, lambda m: torch.optim.SGD(m.parameters(), lr=1e-12))).status
+        == FAIL
+    )
 
 
 def test_overfit_names_equal_images_with_different_labels(fresh_of, clusters):

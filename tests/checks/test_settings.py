@@ -14,7 +14,7 @@ from trainlab import train
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN
 from trainlab.checks.architecture import architecture
 from trainlab.checks.data_card import data_card
-from trainlab.checks.label_noise import label_noise
+from trainlab.checks.label_noise import NOISE, at_least, label_noise
 from trainlab.checks.loss_sign import loss_sign
 from trainlab.checks.metric import metric
 from trainlab.checks.modes import modes
@@ -56,6 +56,14 @@ def test_label_noise_names_the_wrong_samples():
     told = [int(i) for i in re.findall(r"(\d+) \(", verdict.advice)]
     assert verdict.status == WARN
     assert sum(i % 10 == 0 for i in told) >= 4, verdict
+
+
+def test_label_noise_of_few_samples_has_an_interval():
+    """Of 90 surest ones 6 may be wrong by chance, 7 not; of 600, 31 and 32."""
+    for wrong, n, found in ((6, 90, False), (7, 90, True), (31, 600, False), (32, 600, True)):
+        assert (at_least(wrong, n) >= NOISE) == found
+    assert at_least(0, 90) == pytest.approx(0, abs=1e-12)
+    assert label_noise(fresh("data.train_size=300", "data.label_noise=0.3")).status == WARN
 
 
 def test_label_noise_is_silent_where_neighbours_say_nothing():

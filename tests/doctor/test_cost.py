@@ -7,7 +7,7 @@ import pytest
 from forked import finish
 
 from trainlab.doctor import cost as costs
-from trainlab.doctor.cost import Cost, looks, told
+from trainlab.doctor.cost import Cost, looks, slowed, told
 from trainlab.train import due
 
 
@@ -35,7 +35,7 @@ def test_the_step_and_the_events_are_not_counted(monkeypatch):
             clock.at += 100
     with cost.also():
         clock.at += 5
-    assert (cost.looks, cost.inside, cost.beside) == (2, 6.0, 5.0)
+    assert (cost.looks, cost.inside, cost.beside, cost.steps) == (2, 6.0, 5.0, 200.0)
 
 
 def spent(looked, inside, beside=0.0):
@@ -54,6 +54,15 @@ def test_the_cadence_that_fits_is_named():
     share = f"{100 * fewer / (940 + fewer):.2g}"
     assert line == [f"probes took 6 % of this run; probe.every=400 would take {share} %"]
     assert float(share) <= 2 < 100 * 60 * looks(200, 0, 10_000) / every_100 / 940
+
+
+def test_steps_that_are_slower_for_being_looked_at_are_counted():
+    # 20 looks of 0.1 s beside the steps; the steps took 3 s, the 980 others 0.1 s each
+    cost = Cost(None, 20, 2.0, steps=3.0)
+    assert slowed(cost, 103.0, 1000) == pytest.approx(1.0)
+    assert told(cost, 103.0, 100, 0, 1000)[0].startswith("probes took 2.9 % of this run")
+    assert slowed(Cost(None, 20, 2.0, steps=1.0), 103.0, 1000) == 0
+    assert slowed(Cost(None, 5, 2.0, steps=1.0), 3.0, 5) == 1.0  # all of them were
 
 
 def test_the_best_there_is_where_none_fits_and_none_where_nothing_helps():

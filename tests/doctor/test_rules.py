@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,8 @@ from trainlab.doctor.causes import EXPLAINS, ranked
 from trainlab.doctor.examine import findings
 from trainlab.doctor.finding import MOST, Finding, card, shown
 from trainlab.doctor.signal import decades
+from trainlab.errors import NonFiniteError
+from trainlab.train import Trainer
 
 LAYERS = "01.tanh", "02.tanh", "03.logits"
 WEIGHTS = "01.a.weight", "02.b.weight", "03.head.weight"
@@ -26,10 +29,17 @@ def loss(step):
     return 0.5 + 1.8 * math.exp(-step / 150)
 
 
+def both(step):
+    """Dropout makes training worse, statistics that lag make evaluation so; these move."""
+    seen = {"modes/train_loss": 1.2 * loss(step), "modes/eval_loss": 1.1 * loss(step)}
+    layers = {"modes/dropout": 0.5, "modes/live": 0.0, "modes/resting": 0.0}
+    return seen | layers | {"modes/statistics": 5 + step / 100}
+
+
 def rows(changes=None):
     """A healthy run of 600 steps with something left to learn: probes every 100, training rows
-    every 50, validation every 60. `changes`: tag, or all tags that begin so, -> value of a step,
-    None to leave it out."""
+    every 50, validation every 60, with both modes of a net with batch norm and dropout. `changes`:
+    tag, or all tags that begin so, -> value of a step, None to leave it out."""
 
     def told(step, values):
         row = {"step": step}
@@ -41,7 +51,7 @@ def rows(changes=None):
 
     yield {"text": "recipe", "markdown": ""}
     yield {"curve": "schedule/lr", "values": (changes or {}).get("curve", [0.05] * 100)}
-    yield told(0, {"chance/loss": 2.303, "chance/accuracy": 0.1, "start/loss": 2.4})
+    yield told(0, {"chance/loss": 2.303, "chance/accuracy": 0.1, "start/loss": 2.4} | both(0))
     for step in range(1, LAST + 1):
         if step % 100 == 1:
             probe = {}
@@ -60,7 +70,7 @@ def rows(changes=None):
             seen = {"train/loss": loss(step), "train/accuracy": 0.8, "optim/lr": 0.05}
             yield told(step, seen | {"optim/clipped": 0.1, "penalty/l2": 0.01})
         if step % 60 == 0:
-            seen = {"val/loss": loss(step) + 0.1, "val/accuracy": 0.78}
+            seen = {"val/loss": loss(step) + 0.1, "val/accuracy": 0.78} | both(step)
             yield told(step, seen | {f"activation_dead/{layer}": 0.02 for layer in LAYERS[:-1]})
     yield told(LAST, {"best/val_loss": 0.5})
 
@@ -88,7 +98,7 @@ PLANTED = {
     "init.too_small": {"activation_unit_std": by_layer(1.0, 1e-3, 1e-6)},
     "init.too_large": {"activation_std": by_layer(1.0, 1e2, 1e4)},
     "act.saturated": {"activation_saturated": 0.7},
-    "act.dead": {"activation_dead/01": 0.8},
+    "act.dead": {"activation_dead/01": 0.8, "train/loss": 1.6},
     "act.no_signal": {"activation_unit_std/02": 1e-4},
     "numeric.nonfinite": {"gradient_norm/02": lambda step, _: "nan" if step > 200 else 0.1},
     "loss.spike": {"train/loss": lambda step, _: 6.0 if step > 500 else loss(step)},
@@ -108,6 +118,9 @@ PLANTED = {
     "loop.param_not_updated": {"update_ratio/02": 0.0},
     "init.zero": {"low": 0.0, "high": 0.0},
     "init.symmetric": {"low": 0.01, "high": 0.01},
+    "norm.mode": {"modes/eval_loss": lambda step, _: 4 * loss(step) if step else 2.6},
+    "loop.mode": {"modes/resting": 1.0},
+    "reg.dropout_high": STUCK | {"modes/dropout": 0.9, "modes/train_loss": 40.0},
 }
 SHORT_LIVED = {  # the same at one look only
     "grad.vanishing": {"gradient_norm/01": lambda step, _: 1e-7 if step == 201 else 0.1},
@@ -118,6 +131,8 @@ SHORT_LIVED = {  # the same at one look only
     "optim.lr_low": {"update_ratio": lambda step, _: 1e-6 if step == 201 else 2e-3},
     "fit.overfit": {"val/loss": lambda step, _: loss(step) * (2 if step == 360 else 1)},
     "fit.at_chance": {"train/loss": lambda step, _: 2.303 if step < 150 else loss(step)},
+    "norm.mode": {"modes/eval_loss": lambda step, _: (9 if step == 120 else 1) * loss(step)},
+    "reg.dropout_high": {"modes/dropout": 0.9, "modes/train_loss": 40.0},  # and it learns
 }
 GATED = [
     "grad.vanishing", "grad.exploding", "init.too_small", "act.saturated", "act.dead",
@@ -169,6 +184,57 @@ def test_saturation_is_judged_by_the_activation():
     assert seen("relu") == seen("elu") == seen("hardtanh") == []
 
 
+def test_dead_and_flat_units_are_no_alarm_where_it_learns_all_the_same():
+    (found,) = findings(rows({"activation_dead/01": 0.8}))
+    assert (found.id, found.severity) == ("act.dead", "info")
+    assert found.evidence.endswith("it learns all the same")
+    (found,) = findings(rows({"activation_dead/01": 0.96}))  # hardly anything passes
+    assert found.severity == "error"
+
+    def flat(kind, low):
+        made = {"activation_saturated/01." + kind: 0.9}
+        steps = [{"step": s, "train/loss": low, "start/loss": 2.4} | made for s in (1, 101, 201)]
+        return [(f.id, f.severity) for f in findings(steps)]
+
+    assert flat("elu", 0.5) == [("act.saturated", "info")]
+    assert flat("elu", 1.6) == flat("tanh", 0.5) == [("act.saturated", "warning")]
+
+
+@pytest.mark.parametrize("loss_of_training", [1.0, 2.2])
+def test_a_layer_in_the_wrong_mode_is_exact(loss_of_training):
+    """Whatever it learns, however late."""
+    learned = {"train/accuracy": 0.99, "val/accuracy": 0.99, "train/loss": loss_of_training}
+    (found, *_) = findings(rows(learned | {"modes/live": 0.5}))
+    assert (found.id, found.severity, found.since_step) == ("norm.mode", "error", 0)
+    assert names({"modes/live": lambda step, _: 0.5 if step == 120 else 0.0}) == []
+
+
+def test_stale_statistics_matter_until_validation_has_learned():
+    heart = PLANTED["norm.mode"] | {"train/accuracy": 1.0}
+    assert names(heart | {"val/accuracy": 0.8}) == ["norm.mode"]
+    assert names(heart | {"val/accuracy": 0.99}) == []
+
+
+def test_running_statistics_that_stand_still():
+    assert names({"modes/statistics": 5.0}) == ["norm.mode"]
+    assert names({"modes/statistics": 5.0, "optim/lr": 0.0}) == []
+    assert names({"modes/statistics": lambda step, _: 5.0 if step < 500 else 6.0}) == []
+
+
+def test_dropout_alone_has_no_stale_statistics_and_own_layers_may_have():
+    late = PLANTED["norm.mode"] | {"modes/statistics": None}
+    assert names(late) == []
+    assert names(late | {"modes/live": None, "modes/dropout": None}) == ["norm.mode"]
+
+
+def test_dropout_of_any_rate_that_keeps_it_from_learning():
+    slow = {"train/loss": 1.9, "val/loss": 1.9, "modes/dropout": 0.6, "modes/statistics": None}
+    apart = {"modes/train_loss": 2.2, "modes/eval_loss": 0.6}
+    assert names(slow | apart) == ["reg.dropout_high"]
+    assert names(slow | apart | {"modes/dropout": 0.0}) == []
+    assert names(slow | {"modes/train_loss": 2.2, "modes/eval_loss": 1.8}) == []
+
+
 def test_a_layer_that_is_not_finite_is_undefined_not_alive():
     """Two looks at dead units with nan between them: nan is no look."""
     shares = {60: 0.9, 120: "nan", 180: 0.9}
@@ -199,6 +265,16 @@ def test_a_loss_that_fell_to_chance_after_it_was_high_is_the_lr():
     first = findings(rows(changes))[0]
     assert (first.id, first.since_step) == ("optim.lr_high", 50)
     assert first.remedy.startswith("optim.lr=0.005")
+
+
+def test_the_line_of_a_diverged_run_and_its_finding_name_one_lr():
+    """0.05 and 50: a tenth of it, but 0.1 at most."""
+    changes = STUCK | {"train/loss": lambda step, _: 1e5 if step < 100 else 2.31}
+    for lr, asked in ((0.05, "optim.lr=0.005"), (50.0, "optim.lr=0.1")):
+        curve = {"curve": [lr] * 100, "optim/lr": lr}
+        assert findings(rows(changes | curve))[0].remedy.startswith(f"{asked} or ")
+        with pytest.raises(NonFiniteError, match=f"try {asked}, or"):
+            Trainer.diverged(SimpleNamespace(lrs=[lr], schedule=lambda *at: 1.0, steps=9), 5, "x")
 
 
 def test_warm_up_and_the_end_of_a_decay_are_not_a_low_lr():

@@ -19,6 +19,9 @@ HEALTHY = {
     "tanh": ["activation=tanh", "init=xavier_normal"],
     "cnn": ["model=cnn", "model.channels=[8,16]", "epochs=3"],
     "converged": ["epochs=20"],
+    "batch norm, high lr": ["norm=batch", "optim.lr=0.2"],
+    "batch norm frozen on purpose": ["norm=batch", "groups.freeze=['*norm*']"],
+    "strong dropout": ["model.dropout=0.5"],
     "frozen on purpose": ["groups.freeze=['hidden1*']"],
 }
 DEEP = "model.widths=[64,64,64,64,64,64]"

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab.errors import ConfigError
+from trainlab.measure import measure
 from trainlab.nn import norm
 from trainlab.nn.activation import gain, sized
 from trainlab.nn.cnn import cnn
@@ -17,7 +18,7 @@ from trainlab.nn.rectifier import Maxout, ReLUSquared, prelu
 from trainlab.nn.saturation import saturates
 from trainlab.probes.activation import activation as probe
 from trainlab.probes.activation import dead
-from trainlab.taps import look, measure, taps
+from trainlab.taps import look, taps
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (5, 12, 4, 3)])

@@ -207,6 +207,7 @@ def test_a_budget_draws_the_weights_of_those_widths():
     [
         ({"depth": 3}, "model.depth = 3: needs its budget; add model.budget="),
         ({"budget": 9999}, "model.budget = 9999: needs the number of layers; add model.depth="),
+        ({"depth": 2, "budget": 9999, "widths": [9]}, r"= \[9\]: model.depth = 2 makes its own"),
         ({"depth": 2, "budget": 50}, "one unit have 87 parameters; use model.budget=870"),
     ],
 )

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trainlab.measure import Histogram, counted, measure, single, strided
 from trainlab.probes.activation import activation, dead, moments, saturated
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
-from trainlab.taps import Histogram, Sight, histogram, look, measure, taps, watching
+from trainlab.taps import Sight, look, taps, watching
 
 
 def call(function, x, *args, **kwargs):
@@ -31,7 +32,7 @@ def test_moments_equal_float64_however_large_the_mean(shape, offset):
     ).view(-1, *[1] * (len(shape) - 2))
     reference = x.double()
     units = reference.transpose(0, 1).flatten(1) if len(shape) > 1 else reference[None]
-    mean, std, unit_std = moments(x)
+    mean, std, unit_std = (figure[0, 0] for figure in moments(x[None, None]))
     near = {"rtol": 2e-4, "atol": 1e-6, "check_dtype": False}
     torch.testing.assert_close(mean, reference.mean(), **near)
     torch.testing.assert_close(std, reference.std(correction=0), **near)
@@ -40,8 +41,24 @@ def test_moments_equal_float64_however_large_the_mean(shape, offset):
 
 def test_pooled_and_unit_std_differ_where_the_units_do():
     x = torch.tensor([[0.0, 10.0], [0.0, 10.0]])
-    mean, std, unit_std = moments(x)
+    mean, std, unit_std = moments(x[None, None])
     assert (float(mean), float(std), float(unit_std)) == (5, 5, 0)
+
+
+def flat_of(*calls):
+    """Where each call is saturated, in its own shape."""
+    together = {}
+    for number, layer in enumerate(calls):
+        layer.name = f"{number}"
+    for group, flat in saturated(list(calls)):
+        together |= {layer.name: f[0] for layer, f in zip(group, flat, strict=True)}
+    return [together[layer.name] for layer in calls]
+
+
+def histogram(values):
+    """Of one tensor: counts (64,), limits ()."""
+    found = counted(strided(single(values)[None, None]))
+    return Histogram(*(part[0, 0] for part in found))
 
 
 GRID = torch.linspace(-12, 12, 24001)
@@ -65,7 +82,7 @@ CLOSED = {  # diagnosis: |f'| < 5 % of its maximum
 @pytest.mark.parametrize("name", CLOSED)
 def test_saturation_equals_the_closed_form(name):
     function, args, expected = CLOSED[name]
-    flat = saturated([call(function, GRID.clone(), *args)])[0]
+    flat = flat_of(call(function, GRID.clone(), *args))[0]
     wrong = flat != expected
     assert wrong.sum() <= 4, GRID[wrong]  # the grid is 0.001 fine, the maximum good to 1e-5
 
@@ -73,9 +90,9 @@ def test_saturation_equals_the_closed_form(name):
 def test_the_steepest_slope_belongs_to_the_arguments():
     steep = call(F.elu, torch.full((4, 2), -3.5), 30.0)  # slope 30 exp(x): at most 30
     flat = call(F.elu, torch.full((4, 2), -3.5), 1.0)
-    assert [bool(s.all()) for s in saturated([steep, flat])] == [True, True]
+    assert [bool(s.all()) for s in flat_of(steep, flat)] == [True, True]
     fine = call(F.elu, torch.full((4, 2), -2.9), 30.0)
-    assert not saturated([fine])[0].any()
+    assert not flat_of(fine)[0].any()
 
 
 def test_learned_slopes_are_taken_as_they_are():
@@ -83,7 +100,7 @@ def test_learned_slopes_are_taken_as_they_are():
     x = torch.randn(50, 3, 4, 4)
     for slope in (0.25, 30.0, 0.01):  # one module, three weights: nothing is remembered
         prelu.weight.data[:] = torch.tensor([slope, 1.0, 1.0])
-        flat = saturated([call(F.prelu, x, prelu.weight)])[0]
+        flat = flat_of(call(F.prelu, x, prelu.weight))[0]
         steep = torch.where(x < 0, prelu.weight.detach().view(3, 1, 1), 1.0)
         assert torch.equal(flat, steep < 0.05 * max(1.0, slope)), slope
 
@@ -102,7 +119,7 @@ def test_a_random_activation_is_judged_in_its_evaluation_form_and_draws_nothing(
     assert scalars["activation_saturated/01.rrelu"] == 0
     x = torch.full((4, 2), 0.5)  # slope 1, where the steepest is 30 or 1
     calls = [call(torch.rrelu, x, 20.0, 40.0), call(torch.rrelu, x, 0.1, 0.3)]
-    assert [bool(flat.all()) for flat in saturated(calls)] == [True, False]
+    assert [bool(flat.all()) for flat in flat_of(*calls)] == [True, False]
 
 
 def test_activation_figures_of_a_relu_layer():
@@ -212,6 +229,25 @@ def test_a_unit_is_dead_when_it_is_flat_on_every_sample_of_the_pass():
     assert dead(nn.Linear(2, 3), Batches([first])) == {}
     dropped = nn.Sequential(nn.Dropout(0.9), nn.ReLU())  # evaluation mode: nothing is dropped
     assert dead(dropped, Batches([torch.ones(1, 50)])) == {"01.relu": 0}
+
+
+def test_the_pass_ends_where_every_unit_was_seen_alive(monkeypatch):
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
+    nn.init.eye_(net[0].weight)
+    asked = []
+
+    class Counted(Batches):
+        def __call__(self, step):
+            asked.append(step)
+            return super().__call__(step)
+
+    left, right = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
+    assert dead(net, Counted([left, left, right, left])) == {"01.relu": 0}
+    assert asked == [0, 1, 2]
+    whole = dead(net, Batches([torch.cat([left] * 9)]))
+    monkeypatch.setattr("trainlab.probes.activation.BLOCK", 4)  # two samples at a time
+    assert dead(net, Batches([torch.cat([left] * 9)])) == whole == {"01.relu": 0.5}
+    assert dead(net, Batches([torch.cat([left] * 8 + [right])])) == {"01.relu": 0}
 
 
 def test_a_channel_is_a_unit_of_a_convolution():

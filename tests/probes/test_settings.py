@@ -7,10 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab import speed
+from trainlab.measure import measure
 from trainlab.probes.activation import activation
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
-from trainlab.taps import look, looking, measure
+from trainlab.taps import look, looking
 from trainlab.train import Every, Trainer, Watch
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update}

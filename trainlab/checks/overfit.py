@@ -13,6 +13,7 @@ from trainlab.train import Trainer, evaluating
 
 IMAGES, STEPS, EVERY = 20, 300, 10
 FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # on the lr, where the user's own fails
+ADAM = 1e-2, 1e-3  # lr of the reference; of a small CNN the first can kill every unit
 CLOSE = 0.01  # of the loss, above its floor
 NEARLY = 0.05  # of the same: not there yet, which is no finding
 EXPECTED = f"loss < {CLOSE:g} above the floor and accuracy 1.00 within {STEPS} steps"
@@ -32,7 +33,7 @@ class Fit:
 
 
 def overfit(fresh: Fresh) -> Verdict:
-    """Full batches of 20 images with the user's own optimizer and lr, else with Adam at lr 1e-2.
+    """Full batches of 20 images with the user's own optimizer and lr, else with Adam at two.
 
     Dropout, penalty, weight decay and schedule are off. Passing does not prove that the labels are
     right: random ones are learned too.
@@ -53,13 +54,16 @@ def overfit(fresh: Fresh) -> Verdict:
     if own.passed:
         saw = f"{len(y)} images learned in {own.steps} steps, loss {own.loss:.2g}{above}"
         return verdict(PASS, saw, EXPECTED)
-    trainer = fresh()
-    adam = torch.optim.Adam(trainer.params, lr=1e-2)
-    trainer = Trainer(trainer.model, trainer.criterion, adam, trainer.batches, STEPS)
-    reference = _fit(trainer, x, y, least)
-    saw = f"{len(y)} images: {own}{above}; with Adam at lr 0.01 {reference}"
+    for lr in ADAM:
+        trainer = fresh()
+        adam = torch.optim.Adam(trainer.params, lr=lr)
+        trainer = Trainer(trainer.model, trainer.criterion, adam, trainer.batches, STEPS)
+        reference = _fit(trainer, x, y, least)
+        if reference.passed:
+            break
+    saw = f"{len(y)} images: {own}{above}; with Adam at lr {lr:g} {reference}"
     if reference.passed:
-        advice, cause = _remedy(fresh, x, y, least, own, reference)
+        advice, cause = _remedy(fresh, x, y, least, own, reference, lr)
         if own.accuracy == 1 and own.loss < least + NEARLY:
             cause = ""  # slow, and no more than that
         return verdict(WARN, saw, EXPECTED, advice, cause=cause)
@@ -109,7 +113,7 @@ def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -
 
 
 def _remedy(
-    fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit
+    fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit, lr: float
 ) -> tuple[str, str]:
     """What was tried and passed, the user's own optimizer at another lr, else the reference; and
     what that says of the lr."""
@@ -121,7 +125,7 @@ def _remedy(
         if fit.passed:
             advice = f"optim.lr={float(trainer.lrs[0]):g} (tried: learned in {fit.steps} steps)"
             return advice, "optim.lr_low" if factor > 1 else "optim.lr_high"
-    advice = f"optim=adam optim.lr=0.01 (tried: learned in {reference.steps} steps)"
+    advice = f"optim=adam optim.lr={lr:g} (tried: learned in {reference.steps} steps)"
     return advice, "fit.cannot_overfit" if math.isfinite(own.loss) else "optim.lr_high"
 
 

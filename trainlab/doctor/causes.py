@@ -43,7 +43,7 @@ EXPLAINS = dict.fromkeys(ROOTS, SYMPTOMS | SIZES | LABELS) | {
     "loop.seed_reset": GAP,
     "norm.mode": FAR_OFF | {"loss.spike", "optim.noisy"},
     "reg.weight_decay_high": DEATH | {"optim.lr_high", "loss.spike", "fit.undertrained"},
-    "reg.dropout_high": DEATH | GAP | {"loss.spike", "optim.lr_high", "init.too_large"},
+    "reg.dropout_high": DEATH | BLOW_UP | GAP | {"optim.lr_high", "init.too_large"},
     "init.too_small": DEATH | {"init.mismatch", "optim.lr_high"},
     "init.too_large": BLOW_UP | RATES | {"act.saturated", "act.dead", "init.mismatch"},
     "init.mismatch": DEATH | BLOW_UP | {"optim.lr_high"},

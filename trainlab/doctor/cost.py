@@ -21,6 +21,7 @@ class Cost:
     looks: int = 0
     inside: float = 0.0
     beside: float = 0.0
+    steps: float = 0.0  # the steps that were looked at, which take longer for it
 
     def now(self) -> float:
         """Seconds of the clock without those of the events; after what the device has to do."""
@@ -37,6 +38,7 @@ class Cost:
             yield
             after = self.now()
         self.looks += 1
+        self.steps += after - before
         self.inside += before - begun + self.now() - after
 
     @contextmanager
@@ -56,18 +58,26 @@ def looks(every: int, begin: int, end: int) -> int:
 def told(cost: Cost, seconds: float, every: int, begin: int, end: int) -> list[str]:
     """A line where watching took more than WORTH of `seconds`, which the steps begin, ..., end - 1
     took with it; and the cadence that would bring it down, to WORTH if one can."""
-    share = (cost.inside + cost.beside) / seconds
+    inside = cost.inside + slowed(cost, seconds, end - begin)
+    share = (inside + cost.beside) / seconds
     if share <= WORTH:
         return []
     line, best, asked = f"probes took {percent(share)} of this run", share, every
-    plain = seconds - cost.inside - cost.beside
+    plain = seconds - inside - cost.beside
     while best > WORTH and (asked := 2 * asked) < end and cost.looks:
-        fewer = cost.inside / cost.looks * looks(asked, begin, end) + cost.beside
+        fewer = inside / cost.looks * looks(asked, begin, end) + cost.beside
         if fewer / (plain + fewer) < best:
             best, every = fewer / (plain + fewer), asked
     if percent(best) != percent(share):
         line += f"; probe.every={every} would take {percent(best)}"
     return [line]
+
+
+def slowed(cost: Cost, seconds: float, steps: int) -> float:
+    """Seconds that looks add to the steps they record; rather too few, since the other steps are
+    taken to have all the rest of the time, and so the validations too."""
+    rest = seconds - cost.inside - cost.beside - cost.steps
+    return max(cost.steps - cost.looks * rest / max(steps - cost.looks, 1), 0.0)
 
 
 def percent(share: float) -> str:

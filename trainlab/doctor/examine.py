@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab import durable, log
-from trainlab.doctor import bounds, learning, progress, signal
+from trainlab.doctor import agreement, bounds, learning, progress, signal
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.finding import ERROR, INFO, PREFLIGHT, WARNING, Finding
 from trainlab.doctor.history import History
@@ -15,6 +15,8 @@ from trainlab.doctor.history import History
 SEVERITY = {"FAIL": ERROR, "WARN": WARNING}  # of a verdict
 # among findings of one severity the first is shown first
 RULES = (
+    agreement.wrong_mode,
+    agreement.dropout_high,
     bounds.not_updated,
     bounds.constant_weights,
     bounds.decay_dominates,
@@ -31,6 +33,7 @@ RULES = (
     signal.dead_signal,
     bounds.schedule_ends_early,
     learning.labels_random,
+    agreement.stale_statistics,
     learning.split_shift,
     progress.metric_apart,
     learning.overfitting,

@@ -34,6 +34,14 @@ class Finding:
         """The same, of what has passed: no alarm any more."""
         return replace(self, severity=INFO, evidence=f"{self.evidence}; it has passed")
 
+    def harmless(self) -> "Finding":
+        """The same where it learns all the same: no alarm."""
+        return (
+            self
+            if self.severity == INFO
+            else replace(self, severity=INFO, evidence=f"{self.evidence}; it learns all the same")
+        )
+
 
 def shown(found: Sequence[Finding]) -> list[str]:
     """At most MOST lines, and one that counts the others, such as those that follow from one shown.

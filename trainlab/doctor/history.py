@@ -3,7 +3,7 @@
 No torch, no config: only rows {tag: value} with their step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf, isfinite, nan
 from statistics import median
 from typing import Any, NamedTuple
@@ -84,9 +84,9 @@ class History:
         chance, accuracy = self.first("chance/accuracy"), self.near("train/accuracy", step)
         return None not in (chance, accuracy) and accuracy < chance + BETTER
 
-    def unlearned(self, step: int) -> bool:
+    def unlearned(self, step: int, splits: Sequence[str] = ("train", "val")) -> bool:
         """Whether something was left to learn at this step. True where no row says."""
-        seen = (self.near(f"{split}/accuracy", step) for split in ("train", "val"))
+        seen = (self.near(f"{split}/accuracy", step) for split in splits)
         return all(accuracy < LEARNED for accuracy in seen if accuracy is not None)
 
     def spur(self) -> float:
@@ -118,13 +118,19 @@ class History:
             bool(before) or (step > 1 and self.spur() < 5)
         )
 
-    def episode(self, held: Iterable[tuple[int, bool]], k: int = 2, m: int = 3) -> Episode | None:
+    def episode(
+        self,
+        held: Iterable[tuple[int, bool]],
+        k: int = 2,
+        m: int = 3,
+        splits: Sequence[str] = ("train", "val"),
+    ) -> Episode | None:
         """Memory: the first stretch where a thing held in k of m looks in a row, or None.
 
-        Only looks with something left to learn count for it. Of fewer than k looks, all.
+        Only looks with something left to learn, in all `splits`, count. Of fewer than k looks, all.
         """
         looks = list(held)
-        flags = [bad and self.unlearned(step) for step, bad in looks]
+        flags = [bad and self.unlearned(step, splits) for step, bad in looks]
         k = min(k, len(looks))
         for end in range(len(looks)):
             window = flags[max(end + 1 - m, 0) : end + 1]

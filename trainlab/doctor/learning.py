@@ -4,6 +4,7 @@ from math import inf, isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import AT_CHANCE, BETTER, History, middle
+from trainlab.errors import slower
 
 DIVERGED = 3.0  # times the loss at the start, or of the best constant answer
 CRAWL = 1e-4  # norm(update) / norm(weight); 1e-3 is usual
@@ -36,7 +37,7 @@ def lr_too_high(h: History) -> list[Finding]:
     else:
         return []
     lr = h.base_lr
-    remedy = f"optim.lr={lr / 10:.2g} or clip.norm=1" if lr else "clip.norm=1"
+    remedy = f"{slower(lr)} or clip.norm=1" if lr else "clip.norm=1"
     return [Finding("optim.lr_high", ERROR, "", since, evidence, remedy, "train/loss")]
 
 

@@ -16,6 +16,7 @@ TWO_SIDED = {"sigmoid": 0.5, "tanh": 0.5, "softsign": 0.5, "hardtanh": 0.75, "ha
 ONE_SIDED = dict.fromkeys(("elu", "celu", "selu", "softplus", "gelu", "silu", "mish"), 0.85)
 SATURATED = TWO_SIDED | ONE_SIDED
 DEAD = 0.75  # of a layer's units, over a whole pass; healthy small layers reach 0.62
+GONE = 0.95  # of the same: hardly anything passes
 STILL = 1e-2  # std of a unit over the samples / std over all elements
 INITIAL = {"signal.vanishing": "init.too_small", "signal.exploding": "init.too_large"}
 SMOOTH = "activation=elu or norm=batch or init=xavier_normal"
@@ -93,7 +94,8 @@ def _profile(h: History, quantity: str, name: str, bad, remedy: str) -> list[Fin
 
 
 def saturation(h: History) -> list[Finding]:
-    """Most elements lie where the activation is flat; the limit is each activation's own."""
+    """Most elements lie where the activation is flat; the limit is each activation's own. Where it
+    is flat on one side only that is sparse, and no alarm unless the loss has not even halved."""
     found = []
     for layer, series in h.layers("activation_saturated").items():
         kind = layer.partition(".")[2]
@@ -105,25 +107,28 @@ def saturation(h: History) -> list[Finding]:
             evidence = f"{share:.0%} of {kind} is flat (slope below 5 %), usual is < {limit:.0%}"
             remedy = "init=xavier_normal or norm=batch" if kind in TWO_SIDED else "init=he_normal"
             tag = f"activation_saturated/{layer}"
-            found.append(_told(episode, "act.saturated", WARNING, layer, evidence, remedy, tag))
+            one = _told(episode, "act.saturated", WARNING, layer, evidence, remedy, tag)
+            found.append(one if kind in TWO_SIDED or h.slow() else one.harmless())
     return _worst(found)
 
 
 def dead_units(h: History) -> list[Finding]:
     """Units that no sample of a whole pass moves. A layer that is not finite is undefined (nan),
-    not 0 % dead."""
+    not 0 % dead. A network may learn well with many of them: no alarm up to GONE of a layer unless
+    the loss has not even halved."""
     found = []
     for layer, series in h.layers("activation_dead").items():
         known = [(step, share) for step, share in series if isfinite(share)]
         if episode := h.episode((step, share >= DEAD) for step, share in known):
             share = dict(known)[episode.since]
-            severity = ERROR if share > 0.95 else WARNING
+            severity = ERROR if share > GONE else WARNING
             evidence = f"{share:.0%} of the units are flat on every validation sample"
             remedy = "activation=leaky_relu or activation=elu"
             if h.base_lr:
                 remedy += f" or optim.lr={h.base_lr / 10:.2g}"
             tag = f"activation_dead/{layer}"
-            found.append(_told(episode, "act.dead", severity, layer, evidence, remedy, tag))
+            one = _told(episode, "act.dead", severity, layer, evidence, remedy, tag)
+            found.append(one if severity == ERROR or h.slow() else one.harmless())
     return _worst(found)
 
 

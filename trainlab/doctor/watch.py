@@ -12,6 +12,7 @@ import torch
 from trainlab.doctor.cost import Cost, told
 from trainlab.doctor.examine import examine, keep
 from trainlab.doctor.finding import card, shown
+from trainlab.doctor.modes import both_modes
 from trainlab.errors import NonFiniteError
 from trainlab.taps import eager, unmoved
 from trainlab.train import Watch, due, evaluating
@@ -19,23 +20,28 @@ from trainlab.train import Watch, due, evaluating
 
 @contextmanager
 def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Iterator[Watch]:
-    """Inside, the run trains under the Watch that is given, which counts dead units too. However
-    it ends, the findings are kept, shown and sent to TensorBoard. They follow from metrics.jsonl
-    alone, so a resumed run has the same. What watching cost is said where it is much."""
-    directory, events = log.path.parent, log.events
+    """Inside, the run trains under the Watch that is given, which counts dead units too, and what
+    the modes differ by on the first batch. However it ends, the findings are kept, shown and sent
+    to TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same. What
+    watching cost is said where it is much."""
+    directory, events, first = log.path.parent, log.events, trainer.batches(0)
     before, begun, at = events.seconds, time.perf_counter(), trainer.at
     cost = Cost(events)
 
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
-            here = trainer.at == step  # not so in a stack, which counts for all its runs
-            found = dead_units(bench, trainer) if "val/loss" in values and here else {}
-        watch.rows(step, values | {f"activation_dead/{layer}": s for layer, s in found.items()})
+            # not so in a stack, which counts for all its runs
+            here = trainer.at == step and "val/loss" in values
+            found = dead_units(bench, trainer) if here else {}
+            seen = {f"activation_dead/{layer}": share for layer, share in found.items()}
+            seen |= both_modes(trainer, *first) if here and counted(trainer) else {}
+        watch.rows(step, values | seen)
 
     if trainer.at == 0:
         log.curve("schedule/lr", drawn(trainer))
         with cost.also():
-            log.scalars(0, compared_with(bench, trainer))
+            trainer.train_mode(trainer.model)
+            log.scalars(0, compared_with(bench, trainer) | both_modes(trainer, *first))
     try:
         yield replace(watch, rows=rows, probe=partial(cost.look, watch.probe))
     except NonFiniteError:
@@ -59,14 +65,18 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
 
 def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
-    """Share of dead units of each activation, counted with the 1st, 2nd, 4th validation and every
-    5th, and the last: a pass costs as much as a few steps."""
-    often = due(len(trainer.history), 5) or len(trainer.history) in (1, 2, 4)
-    if "activation" not in bench.cfg.probe or not (often or trainer.ended()):
+    """Share of dead units of each activation; a pass costs as much as a few steps."""
+    if "activation" not in bench.cfg.probe or not counted(trainer):
         return {}
     from trainlab.probes.activation import dead
 
     return dead(trainer.model, trainer.validation, runs)
+
+
+def counted(trainer: Any) -> bool:
+    """Whether this is the 1st, 2nd or 4th validation, every 5th, or the last."""
+    many = len(trainer.history)
+    return due(many, 5) or many in (1, 2, 4) or trainer.ended()
 
 
 def drawn(trainer: Any) -> list[float]:

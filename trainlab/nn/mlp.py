@@ -9,6 +9,8 @@ from torch import nn
 from trainlab.errors import ConfigError
 from trainlab.nn.activation import sized
 
+USUAL = (128, 64)  # widths
+
 
 def linear(
     inputs: Sequence[int],
@@ -31,7 +33,7 @@ def mlp(
     classes: int,
     activation: Callable[[], nn.Module],
     norm: Callable[[nn.Module, nn.Module], nn.Module],
-    widths: Sequence[int] = (128, 64),
+    widths: Sequence[int] = USUAL,
     dropout: float = 0.0,
     depth: int | None = None,
     shape: str = "rectangle",
@@ -56,6 +58,9 @@ def mlp(
         return build(widths)
     if depth is None:
         raise ConfigError(f"model.budget = {budget}: needs the number of layers; add model.depth=3")
+    if tuple(widths) != USUAL:
+        text = f"model.widths = {list(widths)}: model.depth = {depth} makes its own"
+        raise ConfigError(f"{text}; drop one of the two")
     from trainlab.nn import budget as solver  # not for runs that give their widths
 
     return build(solver.widths(build, depth, shape, budget))

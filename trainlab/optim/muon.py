@@ -3,13 +3,14 @@
 torch.optim.Muon takes matrices only and leaves the rest to a second optimizer.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
-from torch.optim.optimizer import Optimizer
+
+from trainlab.optim.descent import Descent, momenta
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at 0, ends between 0.7 and 1.2
 
@@ -27,7 +28,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(Optimizer):
+class Muon(Descent):
     """Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 
     Of a hidden matrix (N, M) (a convolution's (N, C, H, W) is taken as (N, C H W)):
@@ -71,21 +72,11 @@ class Muon(Optimizer):
         }  # fmt: skip
         super().__init__(split, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                (self._adam if group["adam"] else self._muon)(group, params)
-        return loss
+    def move(self, group: dict, params: list, grads: list, states: list[dict]) -> None:
+        (self._adam if group["adam"] else self._muon)(group, params, grads, states)
 
-    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        grads, momentum = [p.grad for p in params], group["momentum"]
-        means = [self._own(p, "momentum_buffer") for p in params]
+    def _muon(self, group: dict, params: list, grads: list, states: list[dict]) -> None:
+        means, momentum = momenta(states, params), group["momentum"]
         torch._foreach_mul_(means, momentum)
         torch._foreach_add_(means, grads)
         looks = torch._foreach_add(grads, means, alpha=momentum) if group["nesterov"] else means
@@ -96,23 +87,20 @@ class Muon(Optimizer):
             update = orthogonalised(matrix, group["newton_schulz"]).view_as(p)
             p.add_(update, alpha=-group["lr"] * wide)
 
-    def _adam(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        first, second = ([self._own(p, k) for p in params] for k in ("exp_avg", "exp_avg_sq"))
-        for p in params:  # on the CPU, as torch keeps it
-            self.state[p].setdefault("step", torch.tensor(0.0))
-        steps = [self.state[p]["step"] for p in params]
+    def _adam(self, group: dict, params: list, grads: list, states: list[dict]) -> None:
+        for state, p in zip(states, params, strict=True):
+            if not state:  # the step on the CPU, as torch keeps it
+                zeros = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                state.update(zeros, step=torch.tensor(0.0))
+        first, second, steps = (
+            [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
         beta1, beta2 = group["betas"]
         adamw(
-            params, [p.grad for p in params], first, second, [], steps,
+            params, grads, first, second, [], steps,
             amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
-
-    def _own(self, p: Tensor, name: str) -> Tensor:
-        state = self.state[p]
-        if name not in state:
-            state[name] = torch.zeros_like(p)
-        return state[name]
 
 
 def _is_matrix(p: Tensor) -> bool:

@@ -1,18 +1,19 @@
 """Norms of gradients, before clipping. Named by conf/probe/."""
 
-import torch
-from torch import Tensor
-
-from trainlab.taps import Histogram, Sight, histogram
+from trainlab.measure import Norm, Seen, alike, histograms, of_runs, rarely
+from trainlab.taps import Sight
 
 
-def gradient(sight: Sight) -> dict[str, Tensor | Histogram]:
+@of_runs
+def gradient(sight: Sight) -> Seen:
     """L2 norm of the objective's gradient in each activation (of the mean over the batch) and each
-    parameter; histograms for the weights with two or more dimensions."""
-    layers = [layer for layer in sight.layers if layer.grad is not None]
-    norms = torch._foreach_norm([layer.grad for layer in layers] + list(sight.grads.values()))
-    tags = [f"gradient_norm/{layer.name}" for layer in layers]
-    tags += [f"weight_gradient_norm/{name}" for name in sight.grads]
-    seen: dict[str, Tensor | Histogram] = dict(zip(tags, norms, strict=True))
-    matrices = {name: g for name, g in sight.grads.items() if g.dim() > 1}
-    return seen | {f"weight_gradient/{name}": histogram(g) for name, g in matrices.items()}
+    parameter; rarely histograms for the weights with two or more dimensions."""
+    seen: Seen = {
+        f"gradient_norm/{layer.name}": Norm(layer.grad)
+        for layer in sight.layers
+        if layer.grad is not None
+    }
+    seen |= {f"weight_gradient_norm/{name}": Norm(grad) for name, grad in sight.grads.items()}
+    if not rarely(sight.at):
+        return seen
+    return seen | histograms("weight_gradient", alike(sight.matrices(sight.grads), sight.runs))

@@ -42,7 +42,7 @@ class Launch:
         self.ended: Ended | None = more[0] if more else None
         self.context, self.sweep, self.jobs, self.flag = context, sweep, jobs, flag
         self.plain = [jobs.plain(place) for place in range(len(jobs.parsed))]
-        self.show = Show(quiet=self.plain[0]["quiet"])
+        self.show = Show(quiet=jobs.master.quiet)
         self.returns: dict[int, Any] = {}
 
     def all(self) -> list[Any]:
@@ -62,7 +62,7 @@ class Launch:
             first = self.opened(places[0], shared)
             if size is None and isinstance(first, Paused) and len(places) > 1:
                 asked = self.plain[places[0]]["stack.size"]
-                plan = planned(shared.bench, len(places), asked, path)
+                plan = planned(first.bench, len(places), asked, path)
                 size = plan.size
                 self.show.note(f"stack {number}: {len(places)} runs, {plan.told}")
             chunk, places = places[: size or 1], places[size or 1 :]

@@ -1,18 +1,14 @@
 """Runs that differ in their seed only: mean and standard deviation of what they reached, and of
 their curves."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from trainlab import log
 
 CURVES = "train/loss", "train/accuracy", "val/loss", "val/accuracy"
-NOT_TOLD = "seed=", "repeats=", "stack.size=", "quiet="
 
 
 class Bands:
@@ -29,36 +25,20 @@ class Bands:
         return [{"title": "Mean +- std over the seeds", "chart": charts}]
 
 
-def settings(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """What was typed but for the seed -> the finished runs of it."""
-    found: dict[str, list[Path]] = {}
-    for folder in folders:
-        lines = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-        name = " ".join(line for line in lines if not line.startswith(NOT_TOLD))
-        if (folder / "summary.json").exists():
-            found.setdefault(name, []).append(folder)
-    return found
-
-
-def reached(folders: Sequence[Path], split: str) -> list[str]:
-    """Loss and accuracy with the best weights: `mean +- std`, n - 1 in the denominator."""
-    seen = [json.loads((f / "summary.json").read_text())["results"][split] for f in folders]
-    return [plus_minus([row[name] for row in seen]) for name in ("loss", "accuracy")]
-
-
 def plus_minus(values: Sequence[float]) -> str:
     return f"{mean(values):.4f} +- {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
 
 
-def curves(folders: Sequence[Path], directory: Path) -> None:
+def curves(folders: Sequence[Path], directory: Path, name: str = "") -> None:
     """Write the mean of CURVES over the runs, with mean - std and mean + std, as a run of its own
-    in `directory`; at the steps that all runs have."""
+    in `directory`, made anew; at the steps that all runs have. `name`: what they have in common."""
     rows: dict[int, list[dict[str, float]]] = {}
     for folder in folders:
         for step, row in steps(folder).items():
             rows.setdefault(step, []).append(row)
-    directory.mkdir()
-    with log.Log(directory) as file:
+    directory.mkdir(exist_ok=True)
+    with log.Log(directory, keep=0) as file:
+        file.text("setting", f"mean +- std of {len(folders)} runs: {name}")
         file.events.charts = Bands()
         for step, own in sorted(rows.items()):
             if len(own) == len(folders):

@@ -229,37 +229,11 @@ class Crew:
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:
         """One look into all runs at once."""
-        from trainlab.taps import measure, watching
+        from trainlab.measure import measured, write
+        from trainlab.taps import stepping
 
-        with watching(trainer.model, trainer.objective, x, y) as sight:
+        with stepping(trainer, x, y, runs=len(self.stack.ids)) as sight:
             yield
+        seen = measured(sight, self.measured)
         for run in self.inside():
-            place, log = self.stack.place(run), self.keeper(run).log
-            scalars, histograms = measure(slice_of(sight, place), self.measured)
-            log.scalars(trainer.at, scalars)
-            for tag, (counts, low, high) in histograms.items():
-                log.histogram(trainer.at, tag, counts, low, high)
-
-
-def slice_of(sight: Any, place: int) -> Any:
-    """What was seen of one run."""
-
-    def own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: t[place] for name, t in tensors.items()}
-
-    layers = [
-        replace(
-            layer,
-            x=layer.x[place],
-            out=layer.out[place],
-            grad=None if layer.grad is None else layer.grad[place],
-        )
-        for layer in sight.layers
-    ]
-    return replace(
-        sight,
-        layers=layers,
-        params=own(sight.params),
-        grads=own(sight.grads),
-        updates=own(sight.updates),
-    )
+            write(self.keeper(run).log, trainer.at, *seen[self.stack.place(run)])

@@ -1,0 +1,57 @@
+"""A best value at the edge of its range: the true best may lie beyond. Pure."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainlab import spine
+from trainlab.sweep.comparison import Result
+
+NEAR = 0.05  # of an interval, counts as its end
+NAMES_ONLY = "seed", "data.split_seed", "optim.seed", "data.fold"  # numbers without an order
+INTERVAL = r"interval\(\s*(?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)"
+
+
+def numeric(values: Sequence[Any]) -> bool:
+    """Whether all are numbers; true and false are not."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def edges(best: Mapping[str, Any], results: Sequence[Result], axes: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key of `best` whose value is the last of its range, on either side.
+
+    axes: key -> what was typed, a list of values or the text of an interval. A value that the key
+    itself bounds, such as 0 of a penalty, has nothing beyond.
+    """
+    told = []
+    for key, value in best.items():
+        tried = sorted({str(v): v for r in results if (v := r["values"].get(key)) is not None}
+                       .values(), key=str)  # fmt: skip
+        if key in NAMES_ONLY or len(tried) < 2 or not numeric([value, *tried]):
+            continue
+        rule = spine.declared(key)
+        end = _end(value, min(tried), max(tried), axes.get(key))
+        if end and not (rule and value in (rule.ge, rule.le)):
+            told.append(f"best {key} {value:.4g} is {end}")
+    return told
+
+
+def _end(value: float, least: float, most: float, axis: Any) -> str:
+    """What is said of an end, or nothing inside the range."""
+    if isinstance(axis, str) and (found := re.search(INTERVAL, axis)):
+        tags = axis[: found.start()]
+        low, high, at = (_scaled(float(x), tags) for x in (*found.groups(), value))
+        share = (at - low) / (high - low)
+        if share < NEAR:
+            return f"at the lower end of {found[0]}: try lower"
+        return f"at the upper end of {found[0]}: try higher" if share > 1 - NEAR else ""
+    if value == most:
+        return "the largest tried: try higher"
+    return "the smallest tried: try lower" if value == least else ""
+
+
+def _scaled(value: float, tags: str) -> float:
+    """Where a value is on its axis, which is drawn in equal steps of this."""
+    value = 1 - value if "one_minus" in tags else value
+    return math.log(value) if "log" in tags else value

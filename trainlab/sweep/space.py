@@ -1,0 +1,244 @@
+"""What a sweep searches: axes in Hydra's own grammar, and the override each point of them is.
+
+    optim.lr=0.1,0.01  range(1,5)  activation=glob(re*)      one of these
+    interval(0,0.5)                                          any number between
+    tag(log,interval(1e-4,1))                                as many from each decade
+    tag(log,one_minus,interval(0.9,0.999))                   1 - value on a log axis: momentum
+    int(interval(1,5))  tag(log,int(interval(16,256)))       whole numbers, both ends among them
+    optim.betas='[tag(log,one_minus,interval(0.8,0.99)),0.999]'   the same inside a list
+
+A point has a number in [0, 1] for each axis: equal steps there are equally likely. Values that do
+not vary are no axes.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep, ValueType
+
+from trainlab.errors import ConfigError
+
+TAGS = {"log", "one_minus"}
+GIVEN_UP = 1000  # draws in a row that were there before
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One setting to try. values: key -> text of a Hydra override. until: to which share of its
+    steps; a later Ask of the same values and a larger share goes on with the same run."""
+
+    values: dict[str, str]
+    until: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some texts."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.texts)
+
+    def text(self, u: float) -> str:
+        """The text at u in [0, 1]."""
+        return self.texts[min(int(u * self.size), self.size - 1)]
+
+    def place(self, text: str) -> float:
+        """The middle of what `text` reads as this text."""
+        return (self.texts.index(text) + 0.5) / self.size
+
+    def ends(self) -> list[str]:
+        return list(self.texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number from low to high, both ends among them.
+
+    log: in equal steps of its logarithm, or of that of 1 - value (one_minus).
+    whole: whole numbers only.
+    """
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    one_minus: bool = False
+    whole: bool = False
+
+    @property
+    def size(self) -> float:
+        return self.high - self.low + 1 if self.whole else math.inf
+
+    def _scale(self, x: float) -> float:
+        x = 1 - x if self.one_minus else x
+        return math.log(x) if self.log else x
+
+    def _line(self) -> tuple[float, float]:
+        """Both ends on the scale; a whole number k is all from k to k + 1."""
+        return self._scale(self.low), self._scale(self.high + self.whole)
+
+    def text(self, u: float) -> str:
+        """The number at u in [0, 1]: to 4 digits, on a linear axis to 1/10,000 of its length or
+        better. It reads back exactly."""
+        begin, end = self._line()
+        x = begin + u * (end - begin)
+        if self.log:
+            x = math.exp(x)
+        if self.whole:
+            return str(min(max(math.floor(x + 1e-9), int(self.low)), int(self.high)))
+        if self.one_minus:
+            x = float(1 - Decimal(f"{x:.4g}"))
+        elif self.log:
+            x = float(f"{x:.4g}")
+        else:
+            x = round(x, 4 - math.floor(math.log10(end - begin))) + 0.0  # no -0.0
+        return repr(min(max(x, self.low), self.high))
+
+    def place(self, text: str) -> float:
+        """Where on the axis a number is, within [0, 1]."""
+        begin, end = self._line()
+        x = float(text) + (0.5 if self.whole else 0)
+        return min(max((self._scale(x) - begin) / (end - begin), 0.0), 1.0)
+
+    def ends(self) -> list[str]:
+        return [self.text(0), self.text(1)]
+
+
+Axis = Choice | Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Axes in the order typed. keys: key -> its override in pieces, where a number is an axis."""
+
+    axes: tuple[Axis, ...]
+    keys: dict[str, tuple[str | int, ...]]
+
+    @classmethod
+    def of(cls, overrides: Iterable[Override]) -> "Space":
+        """The axes of a command line. Raises ConfigError for what cannot be searched."""
+        axes: list[Axis] = []
+        keys = {}
+        for o in overrides:
+            if o.is_sweep_override():
+                axes.append(_axis(o, o._value, o.key_or_group))
+                keys[o.key_or_group] = (len(axes) - 1,)
+            elif varies(o._value):
+                keys[o.key_or_group] = tuple(_pieces(o, o._value, o.key_or_group, axes))
+        return cls(tuple(axes), keys)
+
+    @property
+    def size(self) -> float:
+        """How many settings there are; inf with an interval of fractions."""
+        return math.prod(axis.size for axis in self.axes)
+
+    def values(self, texts: Sequence[str]) -> dict[str, str]:
+        """The overrides for one text of each axis."""
+        return {
+            key: "".join(texts[piece] if isinstance(piece, int) else piece for piece in pieces)
+            for key, pieces in self.keys.items()
+        }
+
+    def at(self, point: Sequence[float]) -> dict[str, str]:
+        """The overrides of a point: a number in [0, 1] for each axis."""
+        return self.values([axis.text(u) for axis, u in zip(self.axes, point, strict=True)])
+
+    def extremes(self) -> dict[str, list[str]]:
+        """Key -> the overrides that bound it: every text of a choice, both ends of an interval.
+        What is allowed there is allowed everywhere."""
+        ends = [axis.ends() for axis in self.axes]
+        found = {}
+        for key, pieces in self.keys.items():
+            parts = [ends[p] if isinstance(p, int) else [p] for p in pieces]
+            found[key] = ["".join(texts) for texts in itertools.product(*parts)]
+        return found
+
+    def distinct(
+        self, draws: Iterable[Sequence[float]], count: int, seen: set[tuple[str, ...]]
+    ) -> list[Sequence[float]]:
+        """The first `count` of the points `draws` that are settings not in `seen`, to which they
+        are added. Fewer where GIVEN_UP in a row were there, or all are."""
+        found: list[Sequence[float]] = []
+        missed = 0
+        for point in draws:
+            if len(found) == count or missed == GIVEN_UP or len(seen) == self.size:
+                break
+            texts = tuple(self.at(point).values())
+            missed = missed + 1 if texts in seen else 0
+            if texts not in seen:
+                seen.add(texts)
+                found.append(point)
+        return found
+
+
+def ranking(scores: Sequence[float | None]) -> list[int]:
+    """The places of the scores from the best on, without those that are none or not finite; of
+    equals the earlier first."""
+    good = [i for i, score in enumerate(scores) if score is not None and math.isfinite(score)]
+    return sorted(good, key=lambda i: scores[i])
+
+
+def varies(value: Any) -> bool:
+    """Whether a sweep is anywhere in a parsed value; Hydra itself looks at its top only."""
+    inner = value.values() if isinstance(value, dict) else value
+    return isinstance(value, Sweep) or (isinstance(value, list | dict) and any(map(varies, inner)))
+
+
+def _pieces(o: Override, value: Any, name: str, axes: list[Axis]) -> list[str | int]:
+    """A value in pieces of text and axes, which are added to `axes`."""
+    if isinstance(value, Sweep):
+        axes.append(_axis(o, value, name))
+        return [len(axes) - 1]
+    if isinstance(value, dict) and varies(value):
+        raise ConfigError(f"{o.input_line}: no sweep inside {{...}}; sweep over whole values")
+    if not isinstance(value, list):
+        return [Override._get_value_element_as_str(value)]
+    parts: list[str | int] = ["["]
+    for i, item in enumerate(value):
+        parts += [","] * (i > 0) + _pieces(o, item, f"{name}[{i}]", axes)
+    return [*parts, "]"]
+
+
+def _axis(o: Override, sweep: Any, name: str) -> Axis:
+    """One axis. Raises ConfigError."""
+    told = f"{o.key_or_group} = {o.get_value_string()}"
+    if isinstance(sweep, IntervalSweep):
+        return _interval(told, name, sweep)
+    if tags := getattr(sweep, "tags", ()):
+        raise ConfigError(
+            f"{told}: tag({','.join(sorted(tags))},...) is for intervals; use interval(LOW,HIGH)"
+        )
+    if getattr(sweep, "shuffle", False):
+        raise ConfigError(f"{told}: no shuffle, whose order is another each time; leave it out")
+    if isinstance(sweep, RangeSweep) and not sweep.step:
+        raise ConfigError(f"{told}: step 0; use range(START,STOP,STEP)")
+    listed = dataclasses.replace(o, _value=sweep, value_type=o.value_type)
+    if not o.is_sweep_override():  # inside a list, where Hydra calls it an element
+        listed.value_type = ValueType.CHOICE_SWEEP
+    if not (texts := tuple(listed.sweep_string_iterator())):
+        raise ConfigError(f"{told}: no value; name one")
+    return Choice(name, texts)
+
+
+def _interval(told: str, name: str, sweep: IntervalSweep) -> Interval:
+    low, high, tags = sweep.start, sweep.end, sweep.tags
+    if unknown := sorted(tags - TAGS):
+        raise ConfigError(f"{told}: no tag {unknown[0]}; use tag(log,interval(LOW,HIGH))")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"{told}: needs two finite ends, the lower first; interval(LOW,HIGH)")
+    whole = isinstance(low, int)
+    if "one_minus" in tags and (whole or high >= 1):
+        raise ConfigError(
+            f"{told}: one_minus needs fractions below 1; tag(log,one_minus,interval(0.9,0.999))"
+        )
+    if "log" in tags and "one_minus" not in tags and low <= 0:
+        raise ConfigError(f"{told}: log needs both ends > 0; use tag(log,interval(1e-6,...))")
+    return Interval(name, low, high, bool(tags), "one_minus" in tags, whole)
