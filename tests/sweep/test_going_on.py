@@ -203,12 +203,16 @@ def test_a_run_that_has_diverged_unseen_ends_alone_when_the_others_are_saved(tmp
         assert isinstance(outcomes[0], kind) and isinstance(outcomes[2], kind)
 
 
-def short_of_room(most: int, at: int | None):
-    """Stack(...) of more runs than `most` raises as torch does; with `at`, a later step does."""
+def short_of_room(most: int, at: int | None, folders=()):
+    """Stack(...) of more runs than `most` raises as torch does; with `at`, a later step does. Each
+    of `folders` gets a file before."""
     real = together.Stack
 
     def stack(trainers, *given):
         error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        if len(trainers) > most:
+            for folder in folders:
+                (folder / "old").touch()
         made = real(trainers, *given)
         if len(trainers) > most and at is None:
             raise error
@@ -227,7 +231,8 @@ def short_of_room(most: int, at: int | None):
 
 @pytest.mark.parametrize("at", [None, 30])
 def test_a_stack_without_room_is_halved_and_begins_again(tmp_path, capsys, monkeypatch, at):
-    monkeypatch.setattr(together, "Stack", short_of_room(2, at))
+    folders = [tmp_path / name for name in NAMES]
+    monkeypatch.setattr(together, "Stack", short_of_room(2, at, folders))
     outcomes = drive(tmp_path, RUNS, STEPS, "quiet=false")
     assert [outcome["steps"] for outcome in outcomes] == [70] * 4
     out = capsys.readouterr().out
@@ -236,6 +241,7 @@ def test_a_stack_without_room_is_halved_and_begins_again(tmp_path, capsys, monke
         rows = log.rows(tmp_path / name / "metrics.jsonl")
         steps = [row["step"] for row in rows if "train/loss" in row]
         assert steps == sorted(set(steps)) and steps[-1] == 70
+        assert not (tmp_path / name / "old").exists()
         assert said(tmp_path / name, "state") == "finished"
 
 

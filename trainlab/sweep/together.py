@@ -125,7 +125,9 @@ class Crew:
             values = values | {f"activation_dead/{name}": share for name, share in found.items()}
         values = values | trainer.extra_row()
         columns = {tag: torch.as_tensor(value).tolist() for tag, value in values.items()}
-        self.lost()
+        for run, (at, what) in stack.diverged_at().items():
+            if run not in self.outcomes:
+                self.diverged(run, at, what)
         done = [r for r in stack.leaving() if r not in self.outcomes and step < trainer.steps]
         for run in self.inside():
             row = self.own(columns, run)
@@ -159,14 +161,6 @@ class Crew:
         place = self.stack.place(run)
         return {t: v[place] if isinstance(v, list) else v for t, v in columns.items()}
 
-    def lost(self) -> None:
-        """Who has diverged ends."""
-        for run, (at, what) in self.stack.diverged_at().items():
-            if run not in self.outcomes:
-                self.diverged(run, at, what)
-        if not self.inside():
-            raise Empty
-
     def diverged(self, run: int, at: int, what: str) -> None:
         """It ends as it would alone, which tells the lr to try."""
         single = self.take_out(run)
@@ -196,12 +190,13 @@ class Crew:
         return self.jobs[run].watch.save.__self__
 
     def save(self, trainer: Trainer) -> None:
-        self.lost()  # whose weights are not to be kept
         for run in self.inside():
             self.write(run, self.jobs[run].watch.save)
+        if not self.inside():
+            raise Empty
 
     def write(self, run: int, save: Callable[[Trainer], None]) -> None:
-        """A checkpoint of one run, which ends where a weight of it is not finite."""
+        """A checkpoint of one run, which ends where a loss or weight of it is not finite."""
         try:
             save(self.take_out(run))
         except NonFiniteError as error:
@@ -213,7 +208,6 @@ class Crew:
         time."""
         first = self.keeper(self.inside()[0])
         if self.signal() is not None or first.pauses(trainer):
-            self.lost()
             for run in self.inside():
                 self.write(run, self.keeper(run).save_now)
             self.show.note(f"{len(self.inside())} runs at step {trainer.at}, checkpoints saved")
