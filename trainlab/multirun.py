@@ -119,8 +119,10 @@ def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
     from trainlab import durable
     from trainlab.sweep import ledger
 
-    if not ledger.told(directory):
+    before = ledger.told(directory)
+    if before != plan:  # of the same digest: only how it is compared may be another
         durable.write_json(directory / "sweep.json", plan)
+    if not before:
         return
     if asked.ours.sweep.retry:
         ledger.forget(directory, ledger.LOST)

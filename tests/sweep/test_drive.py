@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from spaces import space_of
 
 from trainlab import spine
-from trainlab.errors import TrainlabError
+from trainlab.errors import ConfigError, TrainlabError
 from trainlab.sweep import drive, ledger
 from trainlab.sweep.samplers.coarse_to_fine import coarse_to_fine
 from trainlab.sweep.samplers.halving import halving
@@ -116,6 +116,20 @@ def test_a_setting_has_the_mean_of_its_seeds_and_accuracy_is_better_when_higher(
                                 for s in range(3)]  # fmt: skip
     assert seen[0] == pytest.approx([1 + 1 / STEPS] * 2)  # 1e-2 is 0.01: the same runs
     assert seen[1] == pytest.approx([-1 - 1 / STEPS] * 2)
+
+
+def test_a_pause_before_the_first_evaluation_is_told(tmp_path):
+    launcher = Launcher(tmp_path / "s")
+    launch = launcher.launch
+
+    def unjudged(jobs, initial_job_idx):
+        launch(jobs, initial_job_idx)
+        for path in launcher.directory.glob("*/metrics.jsonl"):
+            path.write_text("")
+
+    launcher.launch = unjudged
+    with pytest.raises(ConfigError, match="paused at step 10, before its first val/loss"):
+        swept(launcher, SAMPLERS["halving"]())
 
 
 def test_jobs_that_did_not_end_stop_the_sweep(tmp_path):

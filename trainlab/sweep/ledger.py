@@ -24,7 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from trainlab import durable, log, rundir, spine
-from trainlab.errors import BusyError, Held, NonFiniteError, Stopped, TrainlabError
+from trainlab.errors import BusyError, ConfigError, Held, NonFiniteError, Stopped, TrainlabError
 from trainlab.sweep.partition import within
 
 # of no result: how a job is shown, kept and started
@@ -133,9 +133,14 @@ def paused_at(folder: Path) -> float | None:
 
 
 def last(folder: Path, tag: str) -> float | None:
-    """The newest figure of a job that has not ended."""
+    """The newest figure of a job that has not ended; None where it is not finite. Raises
+    ConfigError where there is none: nothing could be chosen by it."""
     figures = [float(row[tag]) for row in log.rows(folder / "metrics.jsonl") if tag in row]
-    return figures[-1] if figures and math.isfinite(figures[-1]) else None
+    if not figures:
+        at = rundir.told(folder)["step"]
+        text = f"evaluate.every: {folder} paused at step {at}, before its first {tag}"
+        raise ConfigError(f"{text}; evaluate more often, or start with a larger share")
+    return figures[-1] if math.isfinite(figures[-1]) else None
 
 
 def saved(directory: Path) -> Any:
