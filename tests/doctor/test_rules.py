@@ -209,6 +209,11 @@ def test_a_layer_in_the_wrong_mode_is_exact(loss_of_training):
     assert names({"modes/live": lambda step, _: 0.5 if step == 120 else 0.0}) == []
 
 
+def test_statistics_are_not_stale_before_the_first_step():
+    early = {"modes/eval_loss": lambda step, _: (9 if step <= 60 else 1) * loss(step)}
+    assert findings(rows(early)) == []
+
+
 def test_stale_statistics_matter_until_validation_has_learned():
     heart = PLANTED["norm.mode"] | {"train/accuracy": 1.0}
     assert names(heart | {"val/accuracy": 0.8}) == ["norm.mode"]
