@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import planted
@@ -35,21 +37,20 @@ def whole(line: list[str], where: Path) -> int:
     return os.posix_spawn(sys.executable, argv, env, file_actions=out)
 
 
-def to_the_end(begin, line: list[str], where: Path, kills: int, rng: random.Random) -> int:
-    """Start, kill, and start again; how many kills came before the end."""
-    landed, seconds = 0, 4.0
+def to_the_end(begin, line: list[str], where: Path, kills: int, moment: Callable) -> int:
+    """Start, kill after moment() seconds, and start again; how many kills came before the end."""
+    landed = 0
     while True:
-        begun = time.monotonic()
         pid = begin(line, where)
         if landed < kills:
-            time.sleep(rng.uniform(0.1, seconds))
+            time.sleep(moment())
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             return landed
         assert code == -signal.SIGKILL, (where / "output.txt").read_text()
-        landed, seconds = landed + 1, max(seconds, 2 * (time.monotonic() - begun))
+        landed += 1
 
 
 def weights(sweep: Path) -> dict[str, str]:
@@ -58,13 +59,17 @@ def weights(sweep: Path) -> dict[str, str]:
 
 
 def killed(begin, launcher, jobs: int, kills: int, where: Path, monkeypatch, seed=0) -> int:
-    seen = {}
+    seen, rng, seconds = {}, random.Random(seed), 0.0
     for name, times in (("whole", 0), ("killed", kills)):
         folder = where / name
         line = [*planted.words(folder), *RECIPE, f"hydra/launcher={launcher}",
                 f"seed=range(0,{jobs})"]  # fmt: skip
         monkeypatch.chdir(folder)
-        landed = to_the_end(begin, line, folder, times, random.Random(seed))
+        begun = time.monotonic()
+        # half of the undisturbed time at most: a start that goes on has less to do
+        moment = partial(rng.uniform, 0.1, seconds / 2)
+        landed = to_the_end(begin, line, folder, times, moment)
+        seconds = time.monotonic() - begun
         results = ledger.results(folder / "sweep")
         assert [r["number"] for r in results] == list(range(jobs))
         assert {r["state"] for r in results} == {"finished"}
