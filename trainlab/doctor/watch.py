@@ -56,7 +56,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
             keep(directory, found)
             show.notes(shown(found))
             log.text("findings", card(found))
-            log.sync()
+            log.flush()  # whoever ends the story brings it to the disk
         cost.beside += events.seconds - before  # the last pictures
         every = bench.cadences(trainer.batches.per_epoch).probe
         seconds = time.perf_counter() - begun
@@ -66,7 +66,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
 def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
     """Share of dead units of each activation; a pass costs as much as a few steps."""
-    if "activation" not in bench.cfg.probe or not counted(trainer):
+    if not counted(trainer) or "activation" not in bench.cfg.probe:  # reading a config is slow
         return {}
     from trainlab.probes.activation import dead
 
