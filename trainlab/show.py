@@ -126,7 +126,7 @@ class Show:
             text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)
             line = f"step {step}/{self.steps}  {self.lead}{text}  {left:.0f} s left"
-            self.console.print(line.replace("optim/lr", "lr"), soft_wrap=True)
+            self.note(line.replace("optim/lr", "lr"))
 
     def _both(self, name: str) -> str:
         tags = f"train/{name}", f"val/{name}"
@@ -178,7 +178,10 @@ class Show:
 
     def note(self, text: str) -> None:
         """One line beside the chapters, such as where a run was resumed."""
-        self.console.print(text, soft_wrap=True)
+        if not self.pause:
+            self.console.print(text, soft_wrap=True)
+        elif not self.console.quiet:
+            print(text, flush=True)  # a console of rich's writes past another's live table
 
 
 def table_of(*columns: str) -> Table:
