@@ -144,22 +144,27 @@ def pairs(found: Sequence[Setting]) -> list[Pair]:
     for first, second in combinations(found, 2):
         shared = [seed for seed in first.scores if seed in second.scores]
         if len(shared) > 1:
-            differences = [first.scores[s] - second.scores[s] for s in shared]
-            figures = paired(differences, first.extra + second.extra)
+            scores = [[setting.scores[s] for s in shared] for setting in (first, second)]
+            figures = paired(*scores, first.extra + second.extra)
             made.append((first, second, len(shared), *figures))
     corrected = holm([figures[-1] for figures in made])
     return [Pair(*figures, p) for figures, p in zip(made, corrected, strict=True)]
 
 
-def paired(differences: Sequence[float], extra: int = 0) -> tuple[float, float, float]:
-    """Mean, half of its 95 % interval and the p of a paired t test, n >= 2 differences.
+def paired(
+    first: Sequence[float], second: Sequence[float], extra: int = 0
+) -> tuple[float, float, float]:
+    """Mean of first - second, half of its 95 % interval and the p of a paired t test, n >= 2 pairs.
 
     extra: as of `error`. Without any spread there is no t test: p is that of the signs, 2^(1-n),
-    or 1 where all are 0.
+    or 1 where all are equal. What the rounding of the scores can make is neither spread nor
+    difference.
     """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
     n, middle = len(differences), fmean(differences)
-    if deviation(differences) <= 1e-12 * max(map(abs, differences)):  # rounding only
-        return middle, 0.0, 2.0 ** (1 - n) if middle else 1.0
+    rounding = 1e-12 * max(map(abs, (*first, *second)))
+    if deviation(differences) <= rounding:
+        return (middle, 0.0, 2.0 ** (1 - n)) if abs(middle) > rounding else (0.0, 0.0, 1.0)
     from scipy.special import stdtr
 
     p = 2 * stdtr(n - 1, -abs(middle) / error(differences, extra))
