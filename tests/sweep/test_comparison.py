@@ -193,6 +193,17 @@ def test_one_seed_cannot_tell():
     assert not any("better" in line or "noise" in line for line in lines)
 
 
+def test_a_nuisance_chosen_on_the_only_seed_is_said_to_flatter():
+    number = count()
+    found = [result(next(number), {"optim.lr": lr}, lr) for lr in (0.1, 0.2)]
+    lines = verdict.sentences(found, {"nuisance": ["optim.lr"]})
+    assert lines[0].startswith("all at optim.lr=0.1 (0000_optim.lr=0.1): val ")
+    assert lines[1].startswith("one seed (n = 1): the best optim.lr is chosen on the seed it")
+    lines = told({"relu": [[1.0, 2], [3, 4]]})
+    assert lines[0].startswith("relu at optim.lr=0.0 (2 of 2 seeds), over 2 seeds: ")
+    assert not any("n = 1" in line for line in lines)  # chosen on the other seed
+
+
 def test_a_choice_that_changes_is_told_and_widens():
     tables = {"relu": [[0.0, 3, 3], [1, 1, 4]], "elu": [[1.0, 2, 3], [9, 9, 9]]}
     assert any("of relu changes from seed to seed" in line for line in told(tables))
