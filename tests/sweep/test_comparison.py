@@ -155,6 +155,16 @@ def test_a_run_that_did_not_finish_is_worse_than_any():
     assert "relu: 1 run did not finish (counts as worst); 1 of 3 seeds is lost" in told(tables)
 
 
+def test_what_the_search_stopped_is_not_lost():
+    found = made({"relu": [[1.0, 2]], "elu": [[math.nan] * 2], "tanh": [[math.nan] * 2]})
+    for entry in found[2:5]:  # elu, and a seed of tanh
+        entry |= {"state": "dropped", "monitor": {"name": "val/loss", "value": 3.0}}
+    lines = verdict.sentences(found, {})
+    assert [line for line in lines if "did not finish" in line] == [
+        "activation=tanh optim.lr=0.0: 1 run did not finish (counts as worst); 1 of 2 seeds is lost"
+    ]
+
+
 def test_settings_without_two_common_seeds_are_not_compared():
     number = count()
     found = [result(next(number), {"activation": "relu", "seed": s}, 1.0 + s) for s in (0, 1)]

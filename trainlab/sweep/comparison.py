@@ -35,6 +35,11 @@ def score(result: Result) -> float:
     return sign * result["monitor"]["value"]
 
 
+def lost(result: Result | None) -> bool:
+    """Without a figure, and not because the search stopped it."""
+    return result is None or (result["state"] != "dropped" and not math.isfinite(score(result)))
+
+
 def label(values: Mapping[str, Any]) -> str:
     """`activation=relu optim.lr=0.1`"""
     short = {k: f"{v:.4g}" if isinstance(v, float) else plain(v) for k, v in values.items()}
@@ -49,7 +54,7 @@ class Setting:
     options: dict[str, dict[str, Any]]  # text -> nuisance values, all that were tried
     chosen: dict[Any, str]  # seed -> text
     picked: dict[Any, Result | None]  # seed -> the run with them
-    unfinished: int  # of all runs of the setting
+    unfinished: int  # of all runs of the setting; one that the search stopped is none
 
     @cached_property
     def runs(self) -> dict[Any, Result]:
@@ -64,6 +69,11 @@ class Setting:
     def rank(self) -> tuple[int, float]:
         """For sorting, best first: a seed that is lost is worse than any score."""
         return len(self.picked) - len(self.runs), fmean(self.scores.values() or [math.inf])
+
+    @property
+    def gone(self) -> int:
+        """Seeds without a figure, but for those that the search stopped."""
+        return sum(lost(run) for run in self.picked.values())
 
     @property
     def commonest(self) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def _setting(group: Sequence[Result], seeds: Sequence[Any], nuisance: Sequence[s
         others = [s for s in seeds if s != seed] or [seed]
         chosen[seed] = min(runs, key=lambda text, others=others: cost(text, others))
     picked = {seed: runs[text].get(seed) for seed, text in chosen.items()}
-    unfinished = sum(not math.isfinite(score(result)) for result in group)
+    unfinished = sum(lost(result) for result in group)
     return Setting(own, values, chosen, picked, unfinished)
 
 

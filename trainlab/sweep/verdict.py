@@ -127,7 +127,7 @@ def lost(found: Sequence[Setting]) -> list[str]:
         if (n := setting.unfinished) and len(setting.picked) > 1:
             line = f"{name(setting)}: {n} run{'s' * (n > 1)} did not finish "
             line += f"(count{'s' * (n == 1)} as worst)"
-            if gone := len(setting.picked) - len(setting.runs):
+            if gone := setting.gone:
                 verb = "are" if gone > 1 else "is"
                 line += f"; {gone} of {len(setting.picked)} seeds {verb} lost"
             lines.append(line)
