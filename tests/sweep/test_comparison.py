@@ -161,7 +161,7 @@ def test_what_the_search_stopped_is_not_lost():
         entry |= {"state": "dropped", "monitor": {"name": "val/loss", "value": 3.0}}
     lines = verdict.sentences(found, {})
     assert [line for line in lines if "did not finish" in line] == [
-        "activation=tanh optim.lr=0.0: 1 run did not finish (counts as worst); 1 of 2 seeds is lost"
+        "activation=tanh optim.lr=0: 1 run did not finish (counts as worst); 1 of 2 seeds is lost"
     ]
 
 
@@ -170,6 +170,9 @@ def test_settings_without_two_common_seeds_are_not_compared():
     found = [result(next(number), {"activation": "relu", "seed": s}, 1.0 + s) for s in (0, 1)]
     found += [result(next(number), {"activation": "elu", "seed": s}, 1.0) for s in (1, 2)]
     assert pairs(settings(found)) == []
+    lines = verdict.sentences(found, {})
+    assert lines[1].startswith("no two settings finished two seeds in common: ")
+    assert not any("repeats=" in line for line in lines)  # they were typed
 
 
 def test_of_accuracy_more_is_better():
@@ -257,7 +260,11 @@ def test_the_nuisance_key_is_suggested():
         ("optim.momentum", [0.9, 0.9988], 0.9988, "tag(log,one_minus,interval(0.5,0.999))",
          "upper end of interval(0.5,0.999): try higher"),
         ("model.dropout", [0.1, 0.4], 0.1, "interval(0, 0.5)", ""),
-        ("model.dropout", [0.01, 0.4], 0.01, "interval(start=0, end=0.5)", "lower end"),
+        ("model.dropout", [0.01, 0.4], 0.01, "interval(start=0, end=0.5)", ""),  # none below 0
+        ("model.dropout", [0.01, 0.49], 0.49, "interval(0, 0.5)", "upper end"),
+        ("model.dropout", [0.1, 0.4], 0.11, "interval(start=0.1, end=0.5)", "lower end"),
+        ("optim.weight_decay", [0.001, 0.1], 0.001, "interval(0, 0.1)", ""),
+        ("optim.momentum", [0.5, 0.99], 0.99, "interval(0, 1)", ""),  # below 1 always
     ],
 )  # fmt: skip
 def test_a_best_value_at_the_edge_is_told(key, tried, best, axis, said):
