@@ -35,6 +35,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def closed(sweep):
+    (sweep / "mean-3").mkdir()  # of an earlier comparison, without the nuisance key
     leaderboard.close(sweep, quiet=True)  # again, as when it is taken up: nothing is doubled
     return sweep
 
@@ -215,6 +216,19 @@ def test_a_task_that_trains_nothing_has_no_figures(tmp_path, monkeypatch, capsys
     out = capsys.readouterr().out
     assert "2 finished" in out
     assert "no run finished" not in out
+    assert "tensorboard" not in out  # no run has curves
+
+
+def test_what_was_only_checked_has_its_verdicts(tmp_path, capsys):
+    words = ["fault=none,init_zero", "task=check", f"hydra.sweep.dir={tmp_path}/s"]
+    assert main(["-m", *words]) == 0
+    out = capsys.readouterr().out
+    first, second = table(tmp_path / "s" / "leaderboard.csv")
+    assert first["reason"] == "no FAIL, no WARN"
+    assert "2 FAIL (overfit, symmetry)" in second["reason"]
+    assert "verdicts" in out
+    assert out.count("2 FAIL") == 2  # as it ends, and in the table
+    assert "tensorboard" not in out
 
 
 def test_brackets_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
