@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -43,6 +44,8 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             row = {"rank": rank if setting.runs else "", "number": result["number"]}
             row |= {"folder": result["folder"], "state": result["state"]}
             values = result["values"]
+            steps = re.search(r" at step (\d+) of ", result["reason"])  # it ran on unseen
+            result = result | ({"steps": int(steps[1])} if steps else {})
             row |= {key: plain(values[key]) if key in values else "" for key in keys}
             row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
@@ -142,12 +145,14 @@ class Watcher:
         self.begun = time.monotonic()
         self.ended: dict[str, Result] = {}
         self.before = len(self.new())  # of an earlier start of the same sweep
+        self.told = False  # how long the rest takes
         self.live: Any = None
         self.table: Any = ""  # before the first has ended
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         if not self.console.is_terminal:
+            self.console.print(self.progress())
             yield
             return
         from rich.live import Live
@@ -179,8 +184,10 @@ class Watcher:
             return
         for place, result in enumerate(new, len(self.ended) - len(new) + 1):
             self.console.print(self.line(place, result), markup=False)
-            if place == self.before + 1:
-                self.console.print(self.progress())
+        # once, and not while the runs of a stack end one after another
+        if not (self.told or new) and self.before < len(self.ended) != self.jobs:
+            self.told = True
+            self.console.print(self.progress())
 
     def line(self, place: int, result: Result) -> str:
         """`[3/32] 0002_optim.lr=0.1 finished  val/loss 0.1234  1.2 s`"""
