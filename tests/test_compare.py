@@ -1,6 +1,7 @@
 """`python -m trainlab.compare`: what differs between runs, and what came out."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pytest
 import yaml
 from forked import finish
+from ledgers import keep, result
 
 from trainlab import compare, rundir
 
@@ -92,6 +94,57 @@ def test_of_a_sweep_only_the_best_shows_its_test_figures(runs, tmp_path, capsys)
     shown = {f"{row['test']['loss']:.4g}" for row in losses if f"{row['test']['loss']:.4f}" in out}
     assert shown == {f"{best['test']['loss']:.4g}"}
     assert "0003" in out  # of many runs, their numbers
+
+
+def planned(runs, sweep):
+    """A sweep of 2 settings with 2 seeds and a run that failed before it wrote its config."""
+    found = []
+    for number, name in enumerate("acbc"):
+        values = {"activation": name.replace("b", "a"), "seed": number // 2}
+        found.append(result(number, values, 1.0 + (name == "c")))
+    found.append(result(4, {"activation": "x" * 60, "seed": 0}))
+    for entry, name in zip(found, "acbca", strict=True):
+        shutil.copytree(runs / name, sweep / entry["folder"])
+    last = sweep / found[4]["folder"]
+    for name in ("config.yaml", "summary.json"):
+        (last / name).unlink()
+    rundir.Status(last, "").write("paused")
+    found[4]["state"] = "dropped"
+    keep(sweep, found)
+    return [sweep / entry["folder"] for entry in found]
+
+
+def test_a_sweep_as_its_ledger_has_it(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    folders = planned(runs, tmp_path / "s")
+    assert compare.found(tmp_path / "s") == folders
+    results = compare.kept(folders)
+    outcomes = [compare.outcome(run, results[run]) for run in folders]
+    assert [told["state"] for told in outcomes] == ["finished"] * 4 + ["dropped"]
+    assert compare.best(folders, outcomes, results) == {0, 2}  # both seeds of the winner
+    assert compare.main([str(tmp_path / "s")]) == 0
+    assert compare.main([str(folders[0]), str(folders[4])]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"result +0000 +0004 ", out)
+    assert "settings: all equal" in out  # Hydra's config is that of the run
+
+
+def test_long_names_are_not_cut(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, name in enumerate("abc"):
+        shutil.copytree(runs / name, tmp_path / f"{name * 60}-{number}")
+    shown(tmp_path, [f"{name * 60}-{number}" for number, name in enumerate("abc")], capsys)
+    compare.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+    assert all(f"-{number}" in out for number in range(3))
+
+
+def test_pausing_is_no_setting(runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "a")
+    own = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(own | {"pause_at": 0.5}))
+    assert compare.settings(tmp_path / "a") == compare.settings(runs / "a")
 
 
 def test_values_not_texts():

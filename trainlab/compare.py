@@ -3,7 +3,7 @@ by side. A folder of a sweep stands for its runs. Reads files only: torch is not
 
 Settings are compared as values: 1e-3 is 0.001. Of a sweep the test split is shown for the best on
 validation only, since choosing among its runs by it would use it up; of runs that are named one by
-one it is shown for each.
+one it is shown for each. The best of a sweep is its leaderboard's: a setting with all its seeds.
 """
 
 import json
@@ -17,8 +17,8 @@ import yaml
 
 from trainlab import errors, rundir, spine
 from trainlab.errors import plain
+from trainlab.sweep.partition import OF_NO_RUN, within
 
-OF_NO_RUN = "quiet", "resume", "resume_allow", "repeats", "stack", "sweep", "trust"
 WIDE = 4  # runs, up to which each has a column; more have a row each
 MISSING = ""
 
@@ -45,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def found(folder: Path) -> list[Path]:
     """The run, or the runs of a sweep in the order of their numbers. Raises ConfigError."""
-    if (folder / "config.yaml").is_file():
-        return [folder]
-    inside = [path.parent for path in folder.glob("*/config.yaml")]
+    if any((folder / name).is_file() for name in ("config.yaml", ".hydra/config.yaml")):
+        return [folder]  # one that failed early has Hydra's only
+    inside = {path.parent for path in folder.glob("*/config.yaml")}
+    inside |= {path.parent.parent for path in folder.glob("*/.hydra/config.yaml")}
     if not inside:
         what = "no run there (no config.yaml)" if folder.is_dir() else "no such folder"
         raise errors.ConfigError(f"{folder}: {what}; give the folder of a run or of a sweep")
@@ -59,10 +60,22 @@ def found(folder: Path) -> list[Path]:
     return sorted(inside, key=number)
 
 
+def config(run: Path) -> dict[str, Any]:
+    """Resolved. A run that failed before it wrote its own has Hydra's. Raises ConfigError."""
+    if (run / "config.yaml").exists():
+        return _read(run / "config.yaml", yaml.safe_load)
+    from omegaconf import OmegaConf
+
+    return _read(
+        run / ".hydra" / "config.yaml",
+        lambda text: OmegaConf.to_container(OmegaConf.create(text), resolve=True),
+    )
+
+
 def settings(run: Path) -> dict[str, Any]:
     """Dotted key -> resolved value, and group -> word. Raises ConfigError."""
-    own = _read(run / "config.yaml", yaml.safe_load)
-    flat = {k: _number(v) for k, v in spine.flat(own).items() if k.split(".")[0] not in OF_NO_RUN}
+    unasked = *OF_NO_RUN, "trust"
+    flat = {k: _number(v) for k, v in spine.flat(config(run)).items() if not within(k, unasked)}
     newest = [run / ".hydra/hydra.yaml", *sorted(run.glob(".hydra/resume-*/hydra.yaml"))][-1]
     choices = (
         _read(newest, yaml.safe_load)["hydra"]["runtime"]["choices"] if newest.exists() else {}
@@ -71,9 +84,20 @@ def settings(run: Path) -> dict[str, Any]:
     return words | {k: v for k, v in flat.items() if not (k.endswith("._target_") and words)}
 
 
-def outcome(run: Path) -> dict[str, Any]:
-    """What summary.json says: figures, speed, environment; of a run without one, its state."""
-    told = {"state": rundir.told(run).get("state", "unknown")}
+def kept(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Run -> what the ledger of its sweep says of it, in the order of their numbers."""
+    found = {}
+    for sweep in {run.parent for run in runs}:
+        results = [_read(path, json.loads) for path in sweep.glob("results/*.json")]
+        for result in sorted(results, key=lambda result: result["number"]):
+            found[sweep / result["folder"]] = result
+    return found
+
+
+def outcome(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json says: figures, speed, environment; of a run without one, its state.
+    result: of the ledger of its sweep, if there is one."""
+    told = {"state": result.get("state") or rundir.told(run).get("state", "unknown")}
     path = run / "summary.json"
     if not path.exists():
         return told
@@ -115,21 +139,35 @@ def differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     }
 
 
-def best(runs: Sequence[Path], outcomes: Sequence[Mapping[str, Any]]) -> int | None:
-    """The place of the run that is best by `monitor` on validation; None where none finished."""
-    monitor = _read(runs[0] / "config.yaml", yaml.safe_load).get("monitor", "val/loss")
+def best(
+    runs: Sequence[Path],
+    outcomes: Sequence[Mapping[str, Any]],
+    results: Mapping[Path, Mapping[str, Any]],
+) -> set[int | None]:
+    """The places of what is best by `monitor` on validation: the runs of one setting of a sweep
+    with a ledger, else one run; none where none finished."""
+    if results and len({run.parent for run in runs}) == 1:
+        from trainlab.sweep import comparison
+
+        path = runs[0].parent / "sweep.json"
+        sweep = _read(path, json.loads) if path.exists() else {}
+        first = comparison.settings(list(results.values()), sweep.get("nuisance", ()))[0]
+        folders = {run["folder"] for run in first.runs.values()}
+        return {place for place, run in enumerate(runs) if run.name in folders}
+    monitor = config(runs[0]).get("monitor", "val/loss")
     name, sign = monitor.replace("/", " "), -1 if monitor.endswith("accuracy") else 1
     finished = [place for place, told in enumerate(outcomes) if name in told]
-    return min(finished, key=lambda place: sign * outcomes[place][name], default=None)
+    return {min(finished, key=lambda place: sign * outcomes[place][name], default=None)}
 
 
 def show(runs: Sequence[Path], named: bool) -> None:
     """Print the settings that differ, then the figures; of the environment what differs only."""
-    outcomes = [outcome(run) for run in runs]
+    results = kept(runs)
+    outcomes = [outcome(run, results.get(run, {})) for run in runs]
     if not named:
-        winner = best(runs, outcomes)
+        winners = best(runs, outcomes, results)
         for place, told in enumerate(outcomes):
-            if place != winner:
+            if place not in winners:
                 for key in [key for key in told if key.startswith("test ")]:
                     del told[key]
     changed = differing([settings(run) for run in runs])
@@ -149,11 +187,14 @@ def show(runs: Sequence[Path], named: bool) -> None:
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """Their folders' names; of many, the number that each begins with; the paths where these are
-    alike."""
+    """Their folders' names; of jobs their sweep, where it is not one, and number; the paths where
+    these are alike."""
     names = [run.resolve().name for run in runs]
     numbers = [match[0] for name in names if (match := re.match(r"\d+(?=_)", name))]
-    if len(runs) > WIDE and len(set(numbers)) == len(runs):
+    sweeps = [run.resolve().parent.name for run in runs]
+    if len(set(sweeps)) > 1:
+        numbers = [f"{sweep}/{n}" for sweep, n in zip(sweeps, numbers, strict=False)]
+    if len(set(numbers)) == len(runs):
         return numbers
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
@@ -172,6 +213,8 @@ def _print(title: str, names: Sequence[str], rows: Mapping[str, Sequence[Any]]) 
         table = table_of(title, *texts)
         for place, name in enumerate(names):
             table.add_row(name, *(values[place] for values in texts.values()))
+    for column in table.columns:
+        column.overflow = "fold"  # what is cut may be what differs
     Show().console.print(table, markup=False)
 
 

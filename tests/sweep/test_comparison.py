@@ -32,7 +32,7 @@ def test_the_paired_test_is_scipys():
         a, b = rng.normal(size=n), rng.normal(0.5, 2, size=n)
         theirs = stats.ttest_rel(a, b)
         low, high = theirs.confidence_interval(0.95)
-        middle, width, p = paired(list(a - b))
+        middle, width, p = paired(list(a), list(b))
         assert [middle - width, middle + width, p] == pytest.approx([low, high, theirs.pvalue])
         assert interval(list(a)) == pytest.approx(stats.t.interval(0.95, n - 1, 0, stats.sem(a))[1])
 
@@ -45,11 +45,13 @@ def test_holm():
 
 
 def test_no_spread_is_no_proof():
-    assert paired([0.0, 0.0, 0.0]) == (0.0, 0.0, 1.0)
-    assert paired([0.1 + 0.2 - 0.3, 0.0, 0.0])[2] == pytest.approx(1, abs=0.7)  # rounding
+    assert paired([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]) == (0.0, 0.0, 1.0)
     for n, p in ((2, 0.5), (5, 1 / 16), (6, 1 / 32)):
-        assert paired([0.25] * n) == (0.25, 0.0, p)
-    assert paired([0.1 + 1e-17, 0.1])[1] == 0.0
+        assert paired([0.5] * n, [0.25] * n) == (0.25, 0.0, p)
+    scores = [0.3, 0.31, 0.32, 0.33, 0.2]
+    nearest = [math.nextafter(score, 1) for score in scores]  # a plain t test: p = 0.001
+    assert paired(nearest, scores) == (0.0, 0.0, 1.0)
+    assert paired([score + 0.1 for score in nearest], scores)[2] == 1 / 16
     assert math.isnan(interval([1.0]))
 
 
@@ -72,7 +74,7 @@ def simulated(j, n, gap, shift, times, seed=0):
         called += pair.differ
         sign = 1 if pair.first is a else -1
         held += abs(sign * pair.difference + shift) <= pair.width
-        plain += paired([a.scores[s] - b.scores[s] for s in range(n)])[2] < 0.05
+        plain += paired(*([own.scores[s] for s in range(n)] for own in (a, b)))[2] < 0.05
         scores.append(np.mean(list(a.scores.values())))
     return called / times, held / times, plain / times, float(np.mean(scores))
 
@@ -97,9 +99,14 @@ def test_a_plain_t_test_would_call_too_many_different():
 
 
 def test_choosing_on_the_same_seeds_would_flatter():
-    rng = np.random.default_rng(1)
-    best = [rng.normal(size=(4, 5)).mean(1).min() for _ in range(1000)]
-    assert np.mean(best) < -0.4
+    rng, same, others = np.random.default_rng(1), [], []
+    for _ in range(1000):
+        table = rng.normal(size=(4, 5))
+        same.append(table.mean(1).min())
+        (found,) = settings(made({"relu": table}), ["optim.lr"])
+        others.append(found.rank[1])
+    assert np.mean(same) < -0.4
+    assert abs(np.mean(others)) < 4 * math.sqrt(1 / 5 / 1000)
 
 
 def test_a_difference_is_seen_and_lies_in_its_interval():
@@ -148,11 +155,24 @@ def test_a_run_that_did_not_finish_is_worse_than_any():
     assert "relu: 1 run did not finish (counts as worst); 1 of 3 seeds is lost" in told(tables)
 
 
+def test_what_the_search_stopped_is_not_lost():
+    found = made({"relu": [[1.0, 2]], "elu": [[math.nan] * 2], "tanh": [[math.nan] * 2]})
+    for entry in found[2:5]:  # elu, and a seed of tanh
+        entry |= {"state": "dropped", "monitor": {"name": "val/loss", "value": 3.0}}
+    lines = verdict.sentences(found, {})
+    assert [line for line in lines if "did not finish" in line] == [
+        "activation=tanh optim.lr=0: 1 run did not finish (counts as worst); 1 of 2 seeds is lost"
+    ]
+
+
 def test_settings_without_two_common_seeds_are_not_compared():
     number = count()
     found = [result(next(number), {"activation": "relu", "seed": s}, 1.0 + s) for s in (0, 1)]
     found += [result(next(number), {"activation": "elu", "seed": s}, 1.0) for s in (1, 2)]
     assert pairs(settings(found)) == []
+    lines = verdict.sentences(found, {})
+    assert lines[1].startswith("no two settings finished two seeds in common: ")
+    assert not any("repeats=" in line for line in lines)  # they were typed
 
 
 def test_of_accuracy_more_is_better():
@@ -186,11 +206,22 @@ def test_one_seed_cannot_tell():
     assert not any("better" in line or "noise" in line for line in lines)
 
 
+def test_a_nuisance_chosen_on_the_only_seed_is_said_to_flatter():
+    number = count()
+    found = [result(next(number), {"optim.lr": lr}, lr) for lr in (0.1, 0.2)]
+    lines = verdict.sentences(found, {"nuisance": ["optim.lr"]})
+    assert lines[0].startswith("all at optim.lr=0.1 (0000_optim.lr=0.1): val ")
+    assert lines[1].startswith("one seed (n = 1): the best optim.lr is chosen on the seed it")
+    lines = told({"relu": [[1.0, 2], [3, 4]]})
+    assert lines[0].startswith("relu at optim.lr=0.0 (2 of 2 seeds), over 2 seeds: ")
+    assert not any("n = 1" in line for line in lines)  # chosen on the other seed
+
+
 def test_a_choice_that_changes_is_told_and_widens():
     tables = {"relu": [[0.0, 3, 3], [1, 1, 4]], "elu": [[1.0, 2, 3], [9, 9, 9]]}
     assert any("of relu changes from seed to seed" in line for line in told(tables))
-    differences = [1.0, 2.0, 4.0]
-    assert paired(differences, 1)[1] == pytest.approx(paired(differences)[1] * 2)  # (1/3 + 1) * 3
+    scores = [1.0, 2.0, 4.0], [0.0, 0.0, 0.0]
+    assert paired(*scores, 1)[1] == pytest.approx(paired(*scores)[1] * 2)  # (1/3 + 1) * 3
 
 
 def test_identical_settings_and_nothing_finished():
@@ -229,7 +260,11 @@ def test_the_nuisance_key_is_suggested():
         ("optim.momentum", [0.9, 0.9988], 0.9988, "tag(log,one_minus,interval(0.5,0.999))",
          "upper end of interval(0.5,0.999): try higher"),
         ("model.dropout", [0.1, 0.4], 0.1, "interval(0, 0.5)", ""),
-        ("model.dropout", [0.01, 0.4], 0.01, "interval(start=0, end=0.5)", "lower end"),
+        ("model.dropout", [0.01, 0.4], 0.01, "interval(start=0, end=0.5)", ""),  # none below 0
+        ("model.dropout", [0.01, 0.49], 0.49, "interval(0, 0.5)", "upper end"),
+        ("model.dropout", [0.1, 0.4], 0.11, "interval(start=0.1, end=0.5)", "lower end"),
+        ("optim.weight_decay", [0.001, 0.1], 0.001, "interval(0, 0.1)", ""),
+        ("optim.momentum", [0.5, 0.99], 0.99, "interval(0, 1)", ""),  # below 1 always
     ],
 )  # fmt: skip
 def test_a_best_value_at_the_edge_is_told(key, tried, best, axis, said):

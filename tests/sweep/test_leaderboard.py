@@ -35,6 +35,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def closed(sweep):
+    (sweep / "mean-3").mkdir()  # of an earlier comparison, without the nuisance key
     leaderboard.close(sweep, quiet=True)  # again, as when it is taken up: nothing is doubled
     return sweep
 
@@ -66,10 +67,12 @@ def test_the_test_split_is_in_the_rows_of_the_winner_only(closed):
 
 
 def test_a_failed_run_has_no_rank_and_its_reason(tmp_path):
-    found = [result(0, {"optim.lr": 9.0}), result(1, {"optim.lr": 0.1}, 0.5)]
+    reason = "loss = nan at step 2 of 40, with lr 9: it must stay finite"  # seen at step 39
+    found = [result(0, {"optim.lr": 9.0}, reason=reason), result(1, {"optim.lr": 0.1}, 0.5)]
     first, second = leaderboard.rows(found)
     assert (first["number"], first["rank"], first["reason"]) == (1, 1, "")
-    assert (second["number"], second["rank"], second["reason"]) == (0, "", "diverged")
+    assert (second["number"], second["rank"], second["reason"]) == (0, "", reason)
+    assert (first["steps"], second["steps"]) == (100, 2)
     leaderboard.write_csv(tmp_path / "leaderboard.csv", leaderboard.rows(found))
     assert [row["state"] for row in table(tmp_path / "leaderboard.csv")] == ["finished", "diverged"]
     assert leaderboard.rows([]) == []
@@ -160,7 +163,8 @@ FOUND = [result(0, {"optim.lr": 0.1}, 0.5), result(1, {"optim.lr": 9.0}, reason=
 
 
 def test_a_line_for_each_job_that_ends(tmp_path, monkeypatch):
-    lines = running(tmp_path, FOUND, 4, io.StringIO(), monkeypatch).splitlines()
+    start, *lines = running(tmp_path, FOUND, 4, io.StringIO(), monkeypatch).splitlines()
+    assert start == "0 of 4 jobs ended, 0 under way, 0 failed; 0 s so far"  # at once
     assert lines[0] == "[1/4] 0000_optim.lr=0.1 finished  val/loss 0.5000  1.5 s"
     assert lines[1].startswith("1 of 4 jobs ended, 0 under way, 0 failed; 0 s so far, about ")
     assert lines[2] == "[2/4] 0001_optim.lr=9.0 diverged  loss = nan  1.5 s"
@@ -169,10 +173,24 @@ def test_a_line_for_each_job_that_ends(tmp_path, monkeypatch):
 
 def test_what_an_earlier_start_left_is_counted_and_not_told_again(tmp_path, monkeypatch):
     ledgers.keep(tmp_path, FOUND[:1])
-    lines = running(tmp_path, FOUND[1:], 3, io.StringIO(), monkeypatch).splitlines()
+    start, *lines = running(tmp_path, FOUND[1:], 3, io.StringIO(), monkeypatch).splitlines()
+    assert start.startswith("1 of 3 jobs ended, 0 under way")
     assert lines[0].startswith("[2/3] 0001")
     assert lines[1].startswith("2 of 3 jobs ended")
     assert "for the rest" in lines[1]  # at the pace of this start
+
+
+def test_the_rest_is_told_when_a_stack_has_ended(tmp_path):
+    watcher = leaderboard.Watcher(tmp_path, 4, out := io.StringIO())
+    for entry in FOUND:  # one stack
+        (tmp_path / entry["folder"]).mkdir()
+        ledgers.keep(tmp_path, [entry])
+        watcher.look()
+    assert "for the rest" not in out.getvalue()
+    watcher.look()
+    watcher.look()
+    assert out.getvalue().count("3 of 4 jobs ended, 0 under way, 1 failed; ") == 1
+    assert out.getvalue().count("for the rest") == 1
 
 
 def test_a_table_on_a_terminal(tmp_path, monkeypatch):
@@ -193,7 +211,7 @@ def test_a_result_that_is_half_written_is_read_later(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text('{"state": ')
     out = running(tmp_path, FOUND[:1], 1, io.StringIO(), monkeypatch)
-    assert out.startswith("[1/1] 0000")
+    assert out.splitlines()[1].startswith("[1/1] 0000")
 
 
 def test_watching_draws_no_random_number(tmp_path, monkeypatch):
@@ -215,6 +233,19 @@ def test_a_task_that_trains_nothing_has_no_figures(tmp_path, monkeypatch, capsys
     out = capsys.readouterr().out
     assert "2 finished" in out
     assert "no run finished" not in out
+    assert "tensorboard" not in out  # no run has curves
+
+
+def test_what_was_only_checked_has_its_verdicts(tmp_path, capsys):
+    words = ["fault=none,init_zero", "task=check", f"hydra.sweep.dir={tmp_path}/s"]
+    assert main(["-m", *words]) == 0
+    out = capsys.readouterr().out
+    first, second = table(tmp_path / "s" / "leaderboard.csv")
+    assert first["reason"] == "no FAIL, no WARN"
+    assert "2 FAIL (overfit, symmetry)" in second["reason"]
+    assert "verdicts" in out
+    assert out.count("2 FAIL") == 2  # as it ends, and in the table
+    assert "tensorboard" not in out
 
 
 def test_brackets_are_shown_as_they_are(tmp_path, monkeypatch, capsys):

@@ -35,6 +35,11 @@ def score(result: Result) -> float:
     return sign * result["monitor"]["value"]
 
 
+def lost(result: Result | None) -> bool:
+    """Without a figure, and not because the search stopped it."""
+    return result is None or (result["state"] != "dropped" and not math.isfinite(score(result)))
+
+
 def label(values: Mapping[str, Any]) -> str:
     """`activation=relu optim.lr=0.1`"""
     short = {k: f"{v:.4g}" if isinstance(v, float) else plain(v) for k, v in values.items()}
@@ -49,7 +54,7 @@ class Setting:
     options: dict[str, dict[str, Any]]  # text -> nuisance values, all that were tried
     chosen: dict[Any, str]  # seed -> text
     picked: dict[Any, Result | None]  # seed -> the run with them
-    unfinished: int  # of all runs of the setting
+    unfinished: int  # of all runs of the setting; one that the search stopped is none
 
     @cached_property
     def runs(self) -> dict[Any, Result]:
@@ -64,6 +69,11 @@ class Setting:
     def rank(self) -> tuple[int, float]:
         """For sorting, best first: a seed that is lost is worse than any score."""
         return len(self.picked) - len(self.runs), fmean(self.scores.values() or [math.inf])
+
+    @property
+    def gone(self) -> int:
+        """Seeds without a figure, but for those that the search stopped."""
+        return sum(lost(run) for run in self.picked.values())
 
     @property
     def commonest(self) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def _setting(group: Sequence[Result], seeds: Sequence[Any], nuisance: Sequence[s
         others = [s for s in seeds if s != seed] or [seed]
         chosen[seed] = min(runs, key=lambda text, others=others: cost(text, others))
     picked = {seed: runs[text].get(seed) for seed, text in chosen.items()}
-    unfinished = sum(not math.isfinite(score(result)) for result in group)
+    unfinished = sum(lost(result) for result in group)
     return Setting(own, values, chosen, picked, unfinished)
 
 
@@ -144,22 +154,27 @@ def pairs(found: Sequence[Setting]) -> list[Pair]:
     for first, second in combinations(found, 2):
         shared = [seed for seed in first.scores if seed in second.scores]
         if len(shared) > 1:
-            differences = [first.scores[s] - second.scores[s] for s in shared]
-            figures = paired(differences, first.extra + second.extra)
+            scores = [[setting.scores[s] for s in shared] for setting in (first, second)]
+            figures = paired(*scores, first.extra + second.extra)
             made.append((first, second, len(shared), *figures))
     corrected = holm([figures[-1] for figures in made])
     return [Pair(*figures, p) for figures, p in zip(made, corrected, strict=True)]
 
 
-def paired(differences: Sequence[float], extra: int = 0) -> tuple[float, float, float]:
-    """Mean, half of its 95 % interval and the p of a paired t test, n >= 2 differences.
+def paired(
+    first: Sequence[float], second: Sequence[float], extra: int = 0
+) -> tuple[float, float, float]:
+    """Mean of first - second, half of its 95 % interval and the p of a paired t test, n >= 2 pairs.
 
     extra: as of `error`. Without any spread there is no t test: p is that of the signs, 2^(1-n),
-    or 1 where all are 0.
+    or 1 where all are equal. What the rounding of the scores can make is neither spread nor
+    difference.
     """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
     n, middle = len(differences), fmean(differences)
-    if deviation(differences) <= 1e-12 * max(map(abs, differences)):  # rounding only
-        return middle, 0.0, 2.0 ** (1 - n) if middle else 1.0
+    rounding = 1e-12 * max(map(abs, (*first, *second)))
+    if deviation(differences) <= rounding:
+        return (middle, 0.0, 2.0 ** (1 - n)) if abs(middle) > rounding else (0.0, 0.0, 1.0)
     from scipy.special import stdtr
 
     p = 2 * stdtr(n - 1, -abs(middle) / error(differences, extra))

@@ -21,8 +21,8 @@ def numeric(values: Sequence[Any]) -> bool:
 def edges(best: Mapping[str, Any], results: Sequence[Result], axes: Mapping[str, Any]) -> list[str]:
     """A sentence for each key of `best` whose value is the last of its range, on either side.
 
-    axes: key -> what was typed, a list of values or the text of an interval. A value that the key
-    itself bounds, such as 0 of a penalty, has nothing beyond.
+    axes: key -> what was typed, a list of values or the text of an interval. A bound of the key
+    itself, such as 0 of a penalty, has nothing beyond.
     """
     told = []
     for key, value in best.items():
@@ -31,24 +31,25 @@ def edges(best: Mapping[str, Any], results: Sequence[Result], axes: Mapping[str,
         if key in NAMES_ONLY or len(tried) < 2 or not numeric([value, *tried]):
             continue
         rule = spine.declared(key)
-        end = _end(value, min(tried), max(tried), axes.get(key))
-        if end and not (rule and value in (rule.ge, rule.le)):
-            told.append(f"best {key} {value:.4g} is {end}")
+        end, said = _end(value, min(tried), max(tried), axes.get(key))
+        if said and not (rule and end in (rule.ge, rule.gt, rule.le, rule.lt)):
+            told.append(f"best {key} {value:.4g} is {said}")
     return told
 
 
-def _end(value: float, least: float, most: float, axis: Any) -> str:
-    """What is said of an end, or nothing inside the range."""
+def _end(value: float, least: float, most: float, axis: Any) -> tuple[float, str]:
+    """The end of the range that a value is at, and what is said of it: nothing inside."""
     if isinstance(axis, str) and (found := re.search(INTERVAL, axis)):
         tags = axis[: found.start()]
-        low, high, at = (_scaled(float(x), tags) for x in (*found.groups(), value))
+        least, most = map(float, found.groups())
+        low, high, at = (_scaled(x, tags) for x in (least, most, value))
         share = (at - low) / (high - low)
         if share < NEAR:
-            return f"at the lower end of {found[0]}: try lower"
-        return f"at the upper end of {found[0]}: try higher" if share > 1 - NEAR else ""
+            return least, f"at the lower end of {found[0]}: try lower"
+        return most, f"at the upper end of {found[0]}: try higher" if share > 1 - NEAR else ""
     if value == most:
-        return "the largest tried: try higher"
-    return "the smallest tried: try lower" if value == least else ""
+        return most, "the largest tried: try higher"
+    return least, "the smallest tried: try lower" if value == least else ""
 
 
 def _scaled(value: float, tags: str) -> float:

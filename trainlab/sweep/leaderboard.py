@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import re
+import shutil
 import sys
 import threading
 import time
@@ -42,6 +44,8 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             row = {"rank": rank if setting.runs else "", "number": result["number"]}
             row |= {"folder": result["folder"], "state": result["state"]}
             values = result["values"]
+            steps = re.search(r" at step (\d+) of ", result["reason"])  # it ran on unseen
+            result = result | ({"steps": int(steps[1])} if steps else {})
             row |= {key: plain(values[key]) if key in values else "" for key in keys}
             row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
@@ -51,6 +55,19 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             row |= {key: result.get(key, "") for key in ("steps", "seconds", "reason")}
             told.append(row)
     return told
+
+
+def judged(directory: Path, result: Result) -> Result:
+    """A run that was only checked has no figure: what failed and warned is its `reason`."""
+    path = directory / result["folder"] / "verdicts.json"
+    if result["state"] != "finished" or result.get("results") or not path.exists():
+        return result
+    verdicts = json.loads(path.read_text())
+    told = []
+    for status in ("FAIL", "WARN"):
+        if names := [verdict["name"] for verdict in verdicts if verdict["status"] == status]:
+            told.append(f"{len(names)} {status} ({', '.join(names)})")
+    return {**result, "reason": ", ".join(told) or "no FAIL, no WARN"}
 
 
 def write_csv(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
@@ -72,6 +89,9 @@ def table(found: Sequence[Result]) -> Any:
     ordered = settings(found)
     keys = list(dict.fromkeys(key for setting in ordered for key in setting.values))
     made = table_of("rank", "job", "state", *keys, "val loss", "val accuracy", "s")
+    checked = [r for r in found if r["state"] == "finished" and r["reason"]]  # of `judged`
+    if checked:
+        made.add_column("verdicts")
     more = f"{len(ordered) - TOP} more in leaderboard.csv" if len(ordered) > TOP else None
     made.caption, made.caption_justify = more, "left"
     for rank, setting in enumerate(ordered[:TOP], 1):
@@ -83,7 +103,9 @@ def table(found: Sequence[Result]) -> Any:
         means = [f"{mean(figure):.4f}" if figure else "" for figure in figures]
         job = f"{len(runs)} runs" if runs[1:] else f"{runs[0]['number']:04d}"
         seconds = f"{sum(run.get('seconds') or 0 for run in runs):.1f}"
-        made.add_row(str(rank) if any(means) else "", job, state, *values, *means, seconds)
+        reasons = "; ".join(dict.fromkeys(run["reason"] for run in runs if run in checked))
+        row = [str(rank) if any(means) else "", job, state, *values, *means, seconds]
+        made.add_row(*row, *([reasons] if checked else []))
     return made
 
 
@@ -123,12 +145,14 @@ class Watcher:
         self.begun = time.monotonic()
         self.ended: dict[str, Result] = {}
         self.before = len(self.new())  # of an earlier start of the same sweep
+        self.told = False  # how long the rest takes
         self.live: Any = None
         self.table: Any = ""  # before the first has ended
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         if not self.console.is_terminal:
+            self.console.print(self.progress())
             yield
             return
         from rich.live import Live
@@ -144,7 +168,7 @@ class Watcher:
                 with contextlib.suppress(ValueError, OSError):
                     if name.endswith(".json"):
                         path = self.directory / "results" / name
-                        self.ended[name] = json.loads(path.read_text())
+                        self.ended[name] = judged(self.directory, json.loads(path.read_text()))
                         found.append(self.ended[name])
         return found
 
@@ -160,8 +184,10 @@ class Watcher:
             return
         for place, result in enumerate(new, len(self.ended) - len(new) + 1):
             self.console.print(self.line(place, result), markup=False)
-            if place == self.before + 1:
-                self.console.print(self.progress())
+        # once, and not while the runs of a stack end one after another
+        if not (self.told or new) and self.before < len(self.ended) != self.jobs:
+            self.told = True
+            self.console.print(self.progress())
 
     def line(self, place: int, result: Result) -> str:
         """`[3/32] 0002_optim.lr=0.1 finished  val/loss 0.1234  1.2 s`"""
@@ -192,13 +218,16 @@ def close(directory: Path, quiet: bool) -> None:
     from trainlab import hparams
     from trainlab.sweep import spread, verdict
 
-    found, sweep = ledger.results(directory), ledger.told(directory)
+    found = [judged(directory, result) for result in ledger.results(directory)]
+    sweep = ledger.told(directory)
     if not found:
         return
     nuisance = sweep.get("nuisance", ())
     write_csv(directory / "leaderboard.csv", rows(found, nuisance))
     hparams.write(directory, found)
     compared = settings(found, nuisance)
+    for old in directory.glob("mean-[0-9]*"):  # of an earlier comparison, of other settings
+        shutil.rmtree(old)
     several = [setting for setting in compared if len(setting.runs) > 1]
     for number, setting in enumerate(several):
         folders = [directory / run["folder"] for run in setting.runs.values()]
@@ -220,5 +249,7 @@ def close(directory: Path, quiet: bool) -> None:
         for line in lines[:TOP]:
             head.add_row(*map(escape, line[:columns]))
         print_(head)
-    for line in (*verdict.sentences(found, sweep), f"curves  tensorboard --logdir {directory}"):
+    curves = any(directory.glob("*/events.out.tfevents.*"))
+    last = [f"curves  tensorboard --logdir {directory}"] if curves else []
+    for line in (*verdict.sentences(found, sweep), *last):
         print_(line)

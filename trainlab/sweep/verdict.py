@@ -56,27 +56,32 @@ def chosen(setting: Setting) -> str:
 def best(found: Sequence[Setting]) -> str:
     """The winner on validation, and the test split of it alone."""
     winner, where = found[0], next(iter(found[0].runs.values()))["folder"]
-    seeds = f" ({where})" if len(winner.picked) == 1 else f" over {len(winner.runs)} seeds"
+    seeds = f" ({where})" if len(winner.picked) == 1 else f", over {len(winner.runs)} seeds"
     split = {
         name: ", ".join(f"{k} {plus_minus(winner.figures(name, k))}" for k in ("loss", "accuracy"))
         for name in ("val", "test")
     }
     among = "" if len(found) == 1 else f"best of {len(found)}: "
-    at = f" at {text}," if (text := chosen(winner)) else ""
+    at = f" at {text}" if (text := chosen(winner)) else ""
+    seeds = seeds if at else seeds.removeprefix(",")
     only = "of this one only, " if len(found) > 1 else ""
     return f"{among}{name(winner)}{at}{seeds}: val {split['val']}; {only}test {split['test']}"
 
 
 def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
     """Which settings differ and which do not, or why that cannot be said."""
+    flattered = "the best of many is flattered by being chosen: add repeats=5"
     if len(found) == 1:
-        return []
+        own = len(found[0].picked) == 1 < len(found[0].options)
+        keys = " ".join(nuisance)
+        text = f"one seed (n = 1): the best {keys} is chosen on the seed it is judged by, and"
+        return [f"{text} {flattered}"] if own else []
     made = pairs(found)
+    if not made and len(found[0].picked) == 1:
+        return [f"one seed a setting (n = 1) cannot tell which differ, and {flattered}"]
     if not made:
-        return [
-            "one seed a setting (n = 1) cannot tell which differ, and the best of many is "
-            "flattered by being chosen: add repeats=5"
-        ]
+        text = "no two settings finished two seeds in common: the others lost theirs or were"
+        return [f"{text} stopped by the search, so which differ cannot be told"]
     lines = []
     if len(found) <= SHOWN:
         lines = [sentence(pair) for pair in made]
@@ -122,7 +127,7 @@ def lost(found: Sequence[Setting]) -> list[str]:
         if (n := setting.unfinished) and len(setting.picked) > 1:
             line = f"{name(setting)}: {n} run{'s' * (n > 1)} did not finish "
             line += f"(count{'s' * (n == 1)} as worst)"
-            if gone := len(setting.picked) - len(setting.runs):
+            if gone := setting.gone:
                 verb = "are" if gone > 1 else "is"
                 line += f"; {gone} of {len(setting.picked)} seeds {verb} lost"
             lines.append(line)
