@@ -22,7 +22,10 @@ STEPS = 90
 
 
 class Launcher:
-    """Jobs of a known loss, each a folder as a run leaves it; dies after so many."""
+    """Jobs of a known loss, each a folder as a run leaves it; dies after so many. The job of one
+    folder may fail."""
+
+    fails = ""
 
     def __init__(self, directory: Path, left: float = math.inf, monitor: str = "val/loss"):
         self.directory, self.left, self.monitor = directory, left, monitor
@@ -55,7 +58,10 @@ class Launcher:
         state = {"state": "finished" if done else "paused", "step": step, "reason": ""}
         (folder / "status.json").write_text(json.dumps(state))
         self.ran.append(f"{folder.name} {step}")
-        if done:
+        if folder.name == self.fails:
+            (folder / "status.json").write_text("{}")
+            ledger.ended(TrainlabError("planted"), folder, OmegaConf.create(config))
+        elif done:
             split, measure = self.monitor.split("/")
             summary = {"results": {split: {measure: loss}}, "steps": step, "seconds": 1.0}
             (folder / "summary.json").write_text(json.dumps(summary))
@@ -101,6 +107,19 @@ def test_halving_pauses_goes_on_and_drops(tmp_path):
     best = min(results, key=lambda r: abs(math.log10(r["values"]["optim.lr"]) + 2))
     assert best["state"] == "finished"
     assert all(math.isfinite(r["monitor"]["value"]) for r in results)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_failed_is_tried_again(name, tmp_path):
+    sampler = partial(SAMPLERS[name], **({} if name == "halving" else {"until": 0.5}))
+    expected = swept(Launcher(tmp_path / "whole"), sampler())
+    launcher = Launcher(tmp_path / "s")
+    launcher.fails = expected[0]["folder"]
+    assert swept(launcher, sampler())[0]["state"] == "failed"
+    launcher.fails = ""
+    assert swept(launcher, sampler())[0]["state"] == "failed"
+    ledger.forget(launcher.directory, ledger.LOST)
+    assert swept(launcher, sampler())[0] == expected[0]
 
 
 def test_a_setting_has_the_mean_of_its_seeds_and_accuracy_is_better_when_higher(tmp_path):

@@ -110,7 +110,9 @@ class Sweep:
         self.fixed["quiet"] = "false" if texts.get("quiet") == "false" else "true"
         self.folders: dict[Any, str] = {}  # setting -> its folder's name
         self.path = directory / "rungs.json"
-        self.rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        # who failed has a result that says so, unless it is tried again
+        self.rungs = {rung: score for rung, score in rungs.items() if score is not None}
 
     def run(self, batch: Sequence[Ask]) -> list[float | None]:
         """The score of each Ask, of what is there or of runs now: lower is better, None is lost;
