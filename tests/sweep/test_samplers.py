@@ -115,11 +115,11 @@ def test_a_small_space_is_asked_for_once(sampler):
     found = [tuple(a.values.values()) for a in asks(sampler(space, trials=50)) if a.until < 2]
     assert len(set(found)) == 4
     assert sampler is halving or len(found) == 4
-    assert len(asks(sampler(space_of("a=1"), trials=1))) == 1
+    assert len(asks(sampler(space_of("a=1"), trials=2))) == 1
 
 
 @pytest.mark.parametrize("sampler", ADAPTIVE)
-@given(seed=st.integers(0, 10**6), trials=st.integers(1, 40), cut=st.integers(0, 3))
+@given(seed=st.integers(0, 10**6), trials=st.integers(2, 40), cut=st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_a_search_is_replayed_by_its_scores(sampler, seed, trials, cut):
     score = functools.partial(bowl, fails=sampler is coarse_to_fine)
@@ -217,6 +217,42 @@ def test_coarse_to_fine_can_look_only_briefly_at_first():
     rounds = driven(coarse_to_fine(MIXED, trials=30, stages=3, until=0.25))
     assert [batch[0].until for batch, _ in rounds] == [0.25, 0.25, 1.0]
     assert [len(batch) for batch, _ in rounds] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(("trials", "stages"), [(4, 2), (9, 9), (16, 3)])
+def test_coarse_to_fine_tries_all_of_a_few_words(trials, stages):
+    space = space_of("activation=relu,elu,tanh,gelu")
+    search = coarse_to_fine(space, trials=trials, stages=stages, top=1)
+    found = asks(search, lambda v, _: float(v["activation"] != "relu"))
+    assert len({ask.values["activation"] for ask in found}) == len(found) == 4
+
+
+@pytest.mark.parametrize("values", ["0.1,0.1,0.01,0.01", "0.1,0.01,0.2,0.02"])
+def test_coarse_to_fine_ends_the_best_where_too_few_are_left(values):
+    search = coarse_to_fine(space_of(f"optim.lr={values}"), trials=4, until=0.5, top=1)
+    (first, scores), (ends, _) = driven(search, lambda v, _: float(v["optim.lr"]))
+    assert {ask.until for ask in first} == {0.5} and len(first) == 2
+    assert {ask.until for ask in ends} == {1}
+    best = first[scores.index(min(scores))].values
+    assert ends[-1].values == best
+    found = {ask.values["optim.lr"] for ask in first + ends}
+    assert found == set(values.split(",")) and len(ends) == len(found) - 1
+
+
+REFUSED = [(halving, "least", value) for value in (2, 0, "abc", math.nan)]
+REFUSED += [(coarse_to_fine, "shrink", 3), (coarse_to_fine, "until", 0)]
+
+
+@pytest.mark.parametrize(("sampler", "name", "value"), REFUSED)
+def test_settings_of_their_own_are_checked(sampler, name, value):
+    told = rf"hydra\.sweeper\.sampler\.{name} = {value}: must be a finite number > 0 and <= 1; use"
+    with pytest.raises(ConfigError, match=told):
+        next(sampler(MIXED, **{name: value}))
+
+
+def test_more_stages_than_trials_are_refused():
+    with pytest.raises(ConfigError, match=r"sweep\.stages = 9: at most sweep\.trials"):
+        next(coarse_to_fine(MIXED, trials=4, stages=9))
 
 
 @pytest.mark.parametrize("word", ["tpe", "qmc", "nsgaii"])

@@ -38,8 +38,14 @@ def drive(
     OmegaConf.save(master, directory / "multirun.yaml")
     sweep = Sweep(launcher, directory, master, typed)
     more = {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
-    played(sampler(Space.of(typed), **settings(sampler, master.sweep), **more), sweep.run)
+    space, taken = Space.of(typed), settings(sampler, master.sweep)
+    played(sampler(space, **taken, **more), sweep.run)
     sweep.drop()
+    tried, most = len(sweep.folders) // len(sweep.seeds), min(taken.get("trials", 0), space.size)
+    if tried < most and not master.quiet:
+        print(
+            f"{directory}: {tried} of {most} settings were tried: no more that are new were found"
+        )
 
 
 def played(asks: Generator[list[Ask], list, None], run: Callable) -> None:
