@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from spaces import space_of
 
-from trainlab import spine
+from trainlab import command, multirun, spine
 from trainlab.errors import ConfigError, TrainlabError
 from trainlab.sweep import drive, ledger
 from trainlab.sweep.samplers.coarse_to_fine import coarse_to_fine
@@ -149,6 +149,26 @@ def test_a_pause_before_the_first_evaluation_is_told(tmp_path):
     launcher.launch = unjudged
     with pytest.raises(ConfigError, match="paused at step 10, before its first val/loss"):
         swept(launcher, SAMPLERS["halving"]())
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["max_steps=50"], "1ep: none in the first 0.333 of 50 steps"),
+        (["epochs=2", "evaluate.every=50"], "50: none in the first 0.333 of 80 steps"),
+        (["max_steps=50", "evaluate.every=17"], None),
+        (["max_steps=50,60"], None),
+    ],
+)
+def test_a_share_without_an_evaluation_is_refused_before_a_folder_is_made(lines, told):
+    typed = ["hydra/sweeper=halving", "sweep.trials=3", "optim.lr=0.1,0.2,0.3", *lines]
+    with command.loaded() as hydra:
+        asked = command.check(hydra, typed, True)
+    if told is None:
+        assert multirun.planned(asked)["jobs"] == 3
+    else:
+        with pytest.raises(ConfigError, match=f"evaluate.every = {told}.*; use evaluate.every="):
+            multirun.planned(asked)
 
 
 def test_jobs_that_did_not_end_stop_the_sweep(tmp_path):

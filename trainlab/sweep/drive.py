@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from trainlab import durable, spine
+from trainlab import durable, rundir, spine
 from trainlab.errors import ConfigError, TrainlabError
 from trainlab.sweep import ledger
 from trainlab.sweep.axes import MOST_JOBS
@@ -22,6 +22,8 @@ from trainlab.sweep.partition import within
 from trainlab.sweep.space import Ask, Interval, Space
 
 DROPPED = "sweep", "repeats", "quiet"  # of the command, not of its jobs
+# what may make the runs of a sweep differ in length or in when they are judged
+LENGTH = "data", "batch_size", "epochs", "max_steps", "evaluate", "experiment", "fault"
 LONGEST = 120  # characters of a folder's name that tell what differs
 
 
@@ -62,9 +64,9 @@ def settings(sampler: Callable, typed: Any) -> dict[str, Any]:
     return {key: spine.values(value) for key, value in typed.items() if key in names}
 
 
-def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
-    """How many settings are tried at most. Raises ConfigError where they are too many, and whatever
-    the sampler itself refuses."""
+def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) -> int:
+    """How many settings are tried at most. Raises ConfigError where they are too many or would
+    pause too early to be judged, and whatever the sampler itself refuses."""
     if "trials" in settings:
         count = min(settings["trials"], space.size)
     else:
@@ -73,7 +75,25 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
     if count > MOST_JOBS:
         raise ConfigError(f"-m: {count:.0f} jobs, more than {MOST_JOBS}; sweep over fewer values")
     first = next(sampler(space, **settings), [])
+    if first and first[0].until < 1 and not any(within(key, LENGTH) for key in space.keys):
+        judged(cfg, first[0].until)
     return int(count) if "trials" in settings else len(first)
+
+
+def judged(cfg: Any, until: float) -> None:
+    """Raise ConfigError where no run is judged in the share `until` of its steps."""
+    from trainlab.build import Door
+    from trainlab.data.sources import loaded
+
+    if cfg.get("fault"):  # may change the length of an epoch
+        return
+    n, every = len(loaded(Door(cfg.trust), *spine.apart(cfg, "data")).train), cfg.evaluate.every
+    per_epoch = 1 if cfg.batch_size == "full" else math.ceil(n / int(cfg.batch_size))
+    steps = min(cfg.epochs * per_epoch, cfg.max_steps or math.inf)
+    pause, text = rundir.pause(until, steps), str(every)
+    if pause < (int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)):
+        what = f"none in the first {until:.3g} of {steps} steps, by which the best are to be chosen"
+        raise ConfigError(f"evaluate.every = {every}: {what}; use evaluate.every={pause}")
 
 
 @dataclass(frozen=True)
