@@ -62,7 +62,7 @@ def planned(asked: Any) -> dict[str, Any]:
     space = Space.of(ours)
     sampler = instantiate(asked.cfg.hydra.sweeper.sampler)
     settings = drive.settings(sampler, cfg.sweep)
-    jobs = n * drive.size(space, sampler, settings)
+    jobs = n * drive.size(space, sampler, settings, cfg)
     axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
     if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
         raise ConfigError(

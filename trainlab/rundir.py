@@ -116,9 +116,10 @@ def signals() -> Iterator[Flag]:
     flag = Flag.current = Flag()
 
     def handler(number: int, frame: object) -> None:
-        if number == signal.SIGINT and flag.raised == signal.SIGINT:
+        if flag.raised != signal.SIGINT:  # a sweep sends its jobs SIGTERM after a Ctrl-C
+            flag.raised = signal.Signals(number)
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        flag.raised = signal.Signals(number)
 
     before = {}
     try:

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from spaces import space_of
 
-from trainlab import spine
+from trainlab import command, multirun, spine
 from trainlab.errors import ConfigError, TrainlabError
 from trainlab.sweep import drive, ledger
 from trainlab.sweep.samplers.coarse_to_fine import coarse_to_fine
@@ -22,7 +22,10 @@ STEPS = 90
 
 
 class Launcher:
-    """Jobs of a known loss, each a folder as a run leaves it; dies after so many."""
+    """Jobs of a known loss, each a folder as a run leaves it; dies after so many. The job of one
+    folder may fail."""
+
+    fails = ""
 
     def __init__(self, directory: Path, left: float = math.inf, monitor: str = "val/loss"):
         self.directory, self.left, self.monitor = directory, left, monitor
@@ -55,7 +58,10 @@ class Launcher:
         state = {"state": "finished" if done else "paused", "step": step, "reason": ""}
         (folder / "status.json").write_text(json.dumps(state))
         self.ran.append(f"{folder.name} {step}")
-        if done:
+        if folder.name == self.fails:
+            (folder / "status.json").write_text("{}")
+            ledger.ended(TrainlabError("planted"), folder, OmegaConf.create(config))
+        elif done:
             split, measure = self.monitor.split("/")
             summary = {"results": {split: {measure: loss}}, "steps": step, "seconds": 1.0}
             (folder / "summary.json").write_text(json.dumps(summary))
@@ -103,6 +109,19 @@ def test_halving_pauses_goes_on_and_drops(tmp_path):
     assert all(math.isfinite(r["monitor"]["value"]) for r in results)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_failed_is_tried_again(name, tmp_path):
+    sampler = partial(SAMPLERS[name], **({} if name == "halving" else {"until": 0.5}))
+    expected = swept(Launcher(tmp_path / "whole"), sampler())
+    launcher = Launcher(tmp_path / "s")
+    launcher.fails = expected[0]["folder"]
+    assert swept(launcher, sampler())[0]["state"] == "failed"
+    launcher.fails = ""
+    assert swept(launcher, sampler())[0]["state"] == "failed"
+    ledger.forget(launcher.directory, ledger.LOST)
+    assert swept(launcher, sampler())[0] == expected[0]
+
+
 def test_a_setting_has_the_mean_of_its_seeds_and_accuracy_is_better_when_higher(tmp_path):
     seen = []
 
@@ -130,6 +149,26 @@ def test_a_pause_before_the_first_evaluation_is_told(tmp_path):
     launcher.launch = unjudged
     with pytest.raises(ConfigError, match="paused at step 10, before its first val/loss"):
         swept(launcher, SAMPLERS["halving"]())
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["max_steps=50"], "1ep: none in the first 0.333 of 50 steps"),
+        (["epochs=2", "evaluate.every=50"], "50: none in the first 0.333 of 80 steps"),
+        (["max_steps=50", "evaluate.every=17"], None),
+        (["max_steps=50,60"], None),
+    ],
+)
+def test_a_share_without_an_evaluation_is_refused_before_a_folder_is_made(lines, told):
+    typed = ["hydra/sweeper=halving", "sweep.trials=3", "optim.lr=0.1,0.2,0.3", *lines]
+    with command.loaded() as hydra:
+        asked = command.check(hydra, typed, True)
+    if told is None:
+        assert multirun.planned(asked)["jobs"] == 3
+    else:
+        with pytest.raises(ConfigError, match=f"evaluate.every = {told}.*; use evaluate.every="):
+            multirun.planned(asked)
 
 
 def test_jobs_that_did_not_end_stop_the_sweep(tmp_path):

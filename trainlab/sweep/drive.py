@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from trainlab import durable, spine
+from trainlab import durable, rundir, spine
 from trainlab.errors import ConfigError, TrainlabError
 from trainlab.sweep import ledger
 from trainlab.sweep.axes import MOST_JOBS
@@ -22,6 +22,8 @@ from trainlab.sweep.partition import within
 from trainlab.sweep.space import Ask, Interval, Space
 
 DROPPED = "sweep", "repeats", "quiet"  # of the command, not of its jobs
+# what may make the runs of a sweep differ in length or in when they are judged
+LENGTH = "data", "batch_size", "epochs", "max_steps", "evaluate", "experiment", "fault"
 LONGEST = 120  # characters of a folder's name that tell what differs
 
 
@@ -38,8 +40,14 @@ def drive(
     OmegaConf.save(master, directory / "multirun.yaml")
     sweep = Sweep(launcher, directory, master, typed)
     more = {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
-    played(sampler(Space.of(typed), **settings(sampler, master.sweep), **more), sweep.run)
+    space, taken = Space.of(typed), settings(sampler, master.sweep)
+    played(sampler(space, **taken, **more), sweep.run)
     sweep.drop()
+    tried, most = len(sweep.folders) // len(sweep.seeds), min(taken.get("trials", 0), space.size)
+    if tried < most and not master.quiet:
+        print(
+            f"{directory}: {tried} of {most} settings were tried: no more that are new were found"
+        )
 
 
 def played(asks: Generator[list[Ask], list, None], run: Callable) -> None:
@@ -56,9 +64,9 @@ def settings(sampler: Callable, typed: Any) -> dict[str, Any]:
     return {key: spine.values(value) for key, value in typed.items() if key in names}
 
 
-def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
-    """How many settings are tried at most. Raises ConfigError where they are too many, and whatever
-    the sampler itself refuses."""
+def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) -> int:
+    """How many settings are tried at most. Raises ConfigError where they are too many or would
+    pause too early to be judged, and whatever the sampler itself refuses."""
     if "trials" in settings:
         count = min(settings["trials"], space.size)
     else:
@@ -67,7 +75,25 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any]) -> int:
     if count > MOST_JOBS:
         raise ConfigError(f"-m: {count:.0f} jobs, more than {MOST_JOBS}; sweep over fewer values")
     first = next(sampler(space, **settings), [])
+    if first and first[0].until < 1 and not any(within(key, LENGTH) for key in space.keys):
+        judged(cfg, first[0].until)
     return int(count) if "trials" in settings else len(first)
+
+
+def judged(cfg: Any, until: float) -> None:
+    """Raise ConfigError where no run is judged in the share `until` of its steps."""
+    from trainlab.build import Door
+    from trainlab.data.sources import loaded
+
+    if cfg.get("fault"):  # may change the length of an epoch
+        return
+    n, every = len(loaded(Door(cfg.trust), *spine.apart(cfg, "data")).train), cfg.evaluate.every
+    per_epoch = 1 if cfg.batch_size == "full" else math.ceil(n / int(cfg.batch_size))
+    steps = min(cfg.epochs * per_epoch, cfg.max_steps or math.inf)
+    pause, text = rundir.pause(until, steps), str(every)
+    if pause < (int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)):
+        what = f"none in the first {until:.3g} of {steps} steps, by which the best are to be chosen"
+        raise ConfigError(f"evaluate.every = {every}: {what}; use evaluate.every={pause}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +136,9 @@ class Sweep:
         self.fixed["quiet"] = "false" if texts.get("quiet") == "false" else "true"
         self.folders: dict[Any, str] = {}  # setting -> its folder's name
         self.path = directory / "rungs.json"
-        self.rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        # who failed has a result that says so, unless it is tried again
+        self.rungs = {rung: score for rung, score in rungs.items() if score is not None}
 
     def run(self, batch: Sequence[Ask]) -> list[float | None]:
         """The score of each Ask, of what is there or of runs now: lower is better, None is lost;

@@ -65,7 +65,10 @@ def launch(
             if not running:
                 return [None] * len(overrides)
             wait([r.process.sentinel for r in running], LOOK)
-            running = [r for r in running if not over(r, master.sweep.timeout)]
+            for each in running[:]:
+                if over(each, master.sweep.timeout):
+                    running.remove(each)  # first: `stop` has no use for a closed process
+                    each.process.close()
     finally:
         stop(running)
 
@@ -79,7 +82,7 @@ def visible(device: str) -> list[str]:
     there = len(list(Path("/dev").glob("nvidia[0-9]*")))  # torch would take its seconds to say so
     if device not in ("auto", "cuda") or there < 2:
         return []
-    gpus = (os.environ.get(GPUS) or ",".join(map(str, range(there)))).split(",")
+    gpus = os.environ.get(GPUS, ",".join(map(str, range(there)))).split(",")  # "" is none
     return gpus if len(gpus) > 1 else []
 
 
@@ -127,13 +130,13 @@ def over(running: Running, timeout: float | None) -> bool:
         lost(running, reason)
     elif code and rundir.told(running.folder).get("state") != "stopped":
         lost(running, f"its process ended with code {code}")
-    running.process.close()
     return True
 
 
 def lost(running: Running, reason: str) -> None:
-    """Keep that a job failed, unless it has a result: it may have died after that."""
+    """Keep that a job failed, unless it had ended: it may have died after that."""
     folder = running.folder
+    ledger.recovered(folder)
     names = {result["folder"] for result in ledger.results(folder.parent)}
     if folder.name not in names and (folder / ".hydra" / "overrides.yaml").exists():
         status = rundir.told(folder) | {"state": "failed", "reason": reason}

@@ -4,6 +4,8 @@ from collections.abc import Generator, Iterator
 from itertools import cycle
 from random import Random
 
+from trainlab.errors import ConfigError
+from trainlab.sweep.samplers import share
 from trainlab.sweep.samplers.random import draws
 from trainlab.sweep.space import Ask, Choice, Space, ranking
 
@@ -16,10 +18,18 @@ def coarse_to_fine(
 
     Each later stage draws round the `top` best so far, in turn: on every interval from a window
     of `shrink` of the one before, centred on that setting and moved inside the range where it
-    would leave it; of a choice the values that the best have. All stages but the last train to
-    the share `until` of the steps.
+    would leave it; of a choice the values that the best have. Where too few
+    are left there it draws anywhere. All stages but the last train to the share `until` of the
+    steps; where too few are left for the last, the best themselves go on to the end.
+
+    Raises ConfigError for settings outside their range.
     """
+    share("shrink", shrink, 0.25)
+    share("until", until, 1.0)
+    if stages > trials:
+        raise ConfigError(f"sweep.stages = {stages}: at most sweep.trials; use sweep.trials=16")
     stream, seen = Random(seed), set()
+    trials = min(trials, space.size)
     points: list[list[float]] = []
     scores: list[float | None] = []
     for stage in range(stages):
@@ -27,10 +37,13 @@ def coarse_to_fine(
         best = [points[place] for place in ranking(scores)[:top]]
         near = _near(space, best, shrink**stage, stream) if best else draws(space, stream)
         new = space.distinct(near, count, seen)
-        if new:
-            share = 1.0 if stage == stages - 1 else until
-            scores += yield [Ask(space.at(point), share) for point in new]
-            points += new
+        missing, last = count - len(new), stage == stages - 1
+        new += space.distinct(draws(space, stream), missing, seen)
+        ends = best if last and missing and until < 1 else []
+        if new or ends:
+            asked = [Ask(space.at(point), 1.0 if last else until) for point in new + ends]
+            scores += yield asked
+            points += new + ends
 
 
 def _near(

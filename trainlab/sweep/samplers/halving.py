@@ -5,6 +5,7 @@ from collections.abc import Generator
 from random import Random
 
 from trainlab.errors import ConfigError
+from trainlab.sweep.samplers import share
 from trainlab.sweep.samplers.random import draws
 from trainlab.sweep.space import Ask, Space, ranking
 
@@ -20,6 +21,7 @@ def halving(
     the first share is at least `least`. Who failed never goes on; of equals the earlier. Raises
     ConfigError when nobody can go on: all failed, or none was evaluated by then.
     """
+    share("least", least, 0.05)
     points = space.distinct(draws(space, Random(seed)), trials, set())
     left = [space.at(point) for point in points]
     for rung, until in enumerate(shares(len(left), eta, least), 1):
