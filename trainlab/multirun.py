@@ -71,6 +71,7 @@ def planned(asked: Any) -> dict[str, Any]:
     if n > 1:
         axes["seed"] = [str(cfg.seed + i) for i in range(n)]
     search = [repr(space), spine.values(asked.cfg.hydra.sweeper), settings, n]
+    search += [ledger.digest(spine.values(other)) for other in asked.others]
     return {
         "command": [o.input_line for o in asked.overrides],
         "digest": ledger.digest(spine.values(cfg), *search),

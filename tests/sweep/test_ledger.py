@@ -77,6 +77,19 @@ def test_another_command_is_another_sweep(here, capsys):
     assert "holds another sweep (seed); choose another" in capsys.readouterr().err
 
 
+def test_a_word_whose_file_changed_is_another_command(here, capsys):
+    """Of the words, not only the first."""
+    (here / "my" / "activation").mkdir(parents=True)
+    word = here / "my" / "activation" / "mine.yaml"
+    line = ["--config-dir", "my", "-m", *SMALL, "activation=relu,mine", "quiet=true"]
+    for alpha in (1.0, 5.0):
+        word.write_text(f"_target_: torch.nn.ELU\n_partial_: true\nalpha: {alpha}\n")
+        assert main(line) == 0 and main(line) == 0
+    first, second = (ledger.results(path) for path in sorted((here / "runs").iterdir()))
+    assert first[0]["monitor"] == second[0]["monitor"]
+    assert first[1]["monitor"] != second[1]["monitor"]
+
+
 def test_a_second_driver_is_refused(here, capsys):
     assert main([*SWEEP, "quiet=true"]) == 0
     with open(only(here) / ".lock", "a") as lock:
