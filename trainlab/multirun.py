@@ -111,6 +111,10 @@ def place(runs: Path, given: str | None, make: Callable, digest: str) -> Path:
         axes = " x ".join(here.get("axes", {})) or "unknown"
         text = f"hydra.sweep.dir = {given}: holds another sweep ({axes}); choose another"
         raise errors.BusyError(text)
+    own = ".", "sweep.json"  # with the name of one that a kill cut
+    if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
+        text = f"hydra.sweep.dir = {given}: holds something that is no sweep; choose another"
+        raise errors.BusyError(text)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 

@@ -77,6 +77,14 @@ def test_another_command_is_another_sweep(here, capsys):
     assert "holds another sweep (seed); choose another" in capsys.readouterr().err
 
 
+def test_a_folder_with_something_else_is_no_place_for_a_sweep(here, capsys):
+    assert main([*SMALL, "quiet=true", "hydra.run.dir=one"]) == 0
+    before = sorted(here.glob("one/*"))
+    assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=one"]) == 5
+    assert "one: holds something that is no sweep" in capsys.readouterr().err
+    assert sorted(here.glob("one/*")) == before
+
+
 def test_a_word_whose_file_changed_is_another_command(here, capsys):
     """Of the words, not only the first."""
     (here / "my" / "activation").mkdir(parents=True)
