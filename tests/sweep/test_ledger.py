@@ -85,6 +85,27 @@ def test_a_folder_with_something_else_is_no_place_for_a_sweep(here, capsys):
     assert sorted(here.glob("one/*")) == before
 
 
+def test_damage_is_told_and_stops_no_other_sweep(here, capsys):
+    assert main([*SWEEP, "quiet=true"]) == 0
+    sweep = only(here)
+    path = next(sweep.glob("results/*.json"))
+    before = path.read_bytes()
+    path.write_bytes(before[:20])
+    assert main([*SWEEP, "quiet=true"]) == 4
+    err = capsys.readouterr().err
+    assert f"{path.name}: damaged; remove it" in err and err.count("\n") == 1
+    path.unlink()
+    assert main([*SWEEP, "quiet=true"]) == 0 and path.read_bytes() == before
+    (sweep / "sweep.json").write_text("{}")
+    assert main([*SWEEP, "quiet=true"]) == 0 and len(list((here / "runs").iterdir())) == 2
+
+
+def test_a_task_that_leaves_no_status_has_finished(here):
+    line = ["-m", *SMALL, "task=lr_range", "task.steps=20", "task.seeds=1", "seed=0,1"]
+    assert main([*line, "quiet=true"]) == 0
+    assert [r["state"] for r in ledger.results(only(here))] == ["finished"] * 2
+
+
 def test_a_word_whose_file_changed_is_another_command(here, capsys):
     """Of the words, not only the first."""
     (here / "my" / "activation").mkdir(parents=True)
@@ -143,6 +164,18 @@ def test_what_failed_has_ended_unless_it_is_tried_again(here, capsys, monkeypatc
     assert main([*line, "sweep.retry=true"]) == 0
     assert [r["state"] for r in ledger.results(only(here))] == ["finished"] * 2
     assert before.items() <= ends(only(here)).items()
+
+
+def test_what_a_search_lost_is_tried_again_too(here, monkeypatch):
+    line = [*planted.words(here), "-m", *SMALL, "init=planted", "init.place=range(0,3)",
+            "init.fails=['1:exception']", "hydra/sweeper=halving", "sweep.trials=3",
+            "evaluate.every=2", "quiet=true"]  # fmt: skip
+    assert main(line) == 8
+    monkeypatch.setitem(planted.KINDS, "exception", lambda model: None)
+    assert main([*line, "sweep.retry=true"]) == 0
+    found = ledger.results(only(here))
+    assert sorted(r["values"]["init.place"] for r in found) == [0, 1, 2]
+    assert not [r for r in found if r["state"] in ledger.LOST]
 
 
 def test_a_result_is_written_once(tmp_path):

@@ -24,7 +24,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from trainlab import durable, log, rundir, spine
-from trainlab.errors import BusyError, ConfigError, Held, NonFiniteError, Stopped, TrainlabError
+from trainlab.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    Held,
+    NonFiniteError,
+    Stopped,
+    TrainlabError,
+)
 from trainlab.sweep.partition import within
 
 # of no result: how a job is shown, kept and started
@@ -44,33 +52,48 @@ def digest(config: dict[str, Any], *more: Any) -> str:
 def told(sweep: Path) -> dict[str, Any]:
     """sweep.json; nothing where there is none."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((sweep / "sweep.json").read_text())
+        found = json.loads((sweep / "sweep.json").read_text())
+        return found if isinstance(found, dict) else {}
     return {}
 
 
 def results(sweep: Path) -> list[dict[str, Any]]:
     """What each job that has ended left, in the order of the plan."""
-    found = [json.loads(path.read_text()) for path in (sweep / "results").glob("*.json")]
+    found = [read(path) for path in (sweep / "results").glob("*.json")]
     return sorted(found, key=lambda result: result["number"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One result. Raises CheckpointError where the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        text = f"{path}: damaged; remove it, and the same command writes it anew"
+        raise CheckpointError(text) from error
 
 
 def newest(runs: Path, digest: str) -> Path | None:
     """The newest sweep among `runs` that the command of this digest started."""
     found = [
-        path.parent for path in runs.glob("*/sweep.json") if told(path.parent)["digest"] == digest
+        path.parent
+        for path in runs.glob("*/sweep.json")
+        if told(path.parent).get("digest") == digest
     ]
     return max(found, key=lambda path: (path / "sweep.json").stat().st_mtime, default=None)
 
 
 def forget(sweep: Path, states: Sequence[str]) -> None:
-    """Make jobs that ended so start again."""
-    for path in (sweep / "results").glob("*.json"):
-        result = json.loads(path.read_text())
-        if result["state"] in states:
-            shutil.rmtree(
-                sweep / result["folder"], ignore_errors=True
-            )  # first: else it is recovered
-            durable.remove([path])
+    """Make jobs that ended so start again: their folders first, else they are recovered; their
+    results last, for a kill between."""
+    again = {path: r for path in (sweep / "results").glob("*.json")
+             if (r := read(path))["state"] in states}  # fmt: skip
+    for result in again.values():
+        shutil.rmtree(sweep / result["folder"], ignore_errors=True)
+    if (path := sweep / "rungs.json").exists():
+        numbers = {str(result["number"]) for result in again.values()}
+        rungs = json.loads(path.read_text())
+        durable.write_json(path, {k: v for k, v in rungs.items() if k.split()[0] not in numbers})
+    durable.remove(list(again))
 
 
 @contextlib.contextmanager
@@ -112,8 +135,8 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
         kind = "" if isinstance(outcome, TrainlabError) else f"{type(outcome).__name__}: "
         reason = " ".join(f"{kind}{outcome}".split())
         rundir.failed(directory, outcome)
-    elif rundir.told(directory).get("state") != "finished":
-        state, reason = "failed", "ended without a status"
+    elif (status := rundir.told(directory)).get("state", "finished") != "finished":
+        state, reason = "failed", f"ended with the status {status['state']}"
     record(directory, cfg, state, reason)
 
 
