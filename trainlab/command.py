@@ -46,6 +46,7 @@ class Asked:
     ours: DictConfig  # without Hydra's part
     hydra: Hydra
     others: list[DictConfig]  # of jobs with each other word, without Hydra's part
+    place: str  # the key that names the folder
 
     def typed(self, key: str) -> Any:
         """The value of a key on the command line, None if it is not there."""
@@ -123,7 +124,8 @@ def check(
     first = axes.first(overrides) if multirun else [o.input_line for o in overrides]
     lists = axes.others(overrides, first, known) if multirun else []
     others = [composed(hydra, lines, names, own)[1] for lines in lists]
-    return Asked(overrides, first, *composed(hydra, first, names, own), hydra, others)
+    place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    return Asked(overrides, first, *composed(hydra, first, names, own), hydra, others, place)
 
 
 def composed(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:

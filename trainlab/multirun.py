@@ -22,7 +22,7 @@ def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
 
     plan = planned(asked)
     directory = place(plan["digest"])
-    with ledger.held(directory), stopping(asked.cfg.quiet):
+    with ledger.held(directory, asked.place), stopping(asked.cfg.quiet):
         taken_up(asked, directory, plan)
         function = partial(one, job, report, ledger.ended)
         function.__module__ = "trainlab.multirun"  # Hydra asks for it
@@ -85,11 +85,15 @@ def planned(asked: Any) -> dict[str, Any]:
 
 def refused(asked: Any) -> None:
     """Raise ConfigError for words that have no place in a sweep."""
-    n, seed = asked.ours.repeats, asked.typed("seed")
+    n = asked.ours.repeats
+    seed = next((o for o in asked.overrides if o.key_or_group == "seed"), None)
     if n > 1 and asked.ours.resume is not None:
         raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
-    if n > 1 and seed is not None and not isinstance(seed, int):
-        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
+    if n > 1 and seed is not None and not isinstance(seed.value(), int):
+        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop {seed.input_line}")
+    (other,) = {*PLACES} - {asked.place}
+    if (given := asked.typed(other)) is not None:
+        raise ConfigError(f"{other} = {given}: not the folder here; use {asked.place}={given}")
     if "sampler" not in asked.cfg.hydra.sweeper:
         word = asked.cfg.hydra.runtime.choices["hydra/sweeper"]
         raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
@@ -100,21 +104,19 @@ def told(o: Any) -> list[str] | str:
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
 
 
-def place(runs: Path, given: str | None, make: Callable, digest: str) -> Path:
+def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
     """The folder that was typed, that of the newest sweep by the same command, or a new one."""
     from trainlab.sweep import ledger
 
-    if given is None:
+    if (given := asked.typed(asked.place)) is None:
         return ledger.newest(runs, digest) or make()
-    here, directory = ledger.told(Path(given)), Path(given)
+    here, directory, typed = ledger.told(Path(given)), Path(given), f"{asked.place} = {given}"
     if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
         axes = " x ".join(here.get("axes", {})) or "unknown"
-        text = f"hydra.sweep.dir = {given}: holds another sweep ({axes}); choose another"
-        raise errors.BusyError(text)
+        raise errors.BusyError(f"{typed}: holds another sweep ({axes}); choose another")
     own = ".", "sweep.json"  # with the name of one that a kill cut
     if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
-        text = f"hydra.sweep.dir = {given}: holds something that is no sweep; choose another"
-        raise errors.BusyError(text)
+        raise errors.BusyError(f"{typed}: holds something that is no sweep; choose another")
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
@@ -133,11 +135,11 @@ def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
         ledger.forget(directory, ledger.LOST)
     done = len(ledger.results(directory))
     if done:
-        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust))
+        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust), asked.place)
     if not asked.cfg.quiet:
         what = "all" if done == plan["jobs"] else "going on:"
         print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
-              "run them anew with hydra.sweep.dir=NEW", flush=True)  # fmt: skip
+              f"run them anew with {asked.place}=NEW", flush=True)  # fmt: skip
 
 
 def data_digest(cfg: Any, trust: Any) -> str:
@@ -150,10 +152,13 @@ def data_digest(cfg: Any, trust: Any) -> str:
 
 def lines(asked: Any, directory: Path) -> list[str]:
     """The overrides that Hydra gets."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     typed = [o.input_line for o in asked.overrides if o.key_or_group not in PLACES]
     if asked.ours.repeats > 1 and asked.typed("hydra/launcher") is None:
         typed.append("hydra/launcher=stack")
-    return [*typed, f"hydra.sweep.dir='{directory}'", "hydra.mode=MULTIRUN"]
+    text = QuotedString(str(directory), Quote.single).with_quotes()
+    return [*typed, f"hydra.sweep.dir={text}", "hydra.mode=MULTIRUN"]
 
 
 PLACES = "hydra.run.dir", "hydra.sweep.dir"

@@ -67,6 +67,19 @@ def test_only_what_is_missing_runs(here, capsys):
     assert only(here) == sweep
 
 
+def test_repeats_and_a_folder_with_a_quote_go_on(here, capsys):
+    folder = here / "it's"
+    line = ["repeats=2", *SMALL, f"hydra.run.dir={folder}"]
+    assert main(line) == 0
+    cut = folder / "0001_seed=1"
+    (cut / "status.json").write_text(json.dumps({"state": "running"}))
+    (cut / "checkpoints" / "ckpt-00000020.json").unlink()
+    next(p for p in folder.glob("results/*") if ledger.read(p)["number"] == 1).unlink()
+    assert main(line) == 0
+    assert "1 of 2 jobs have ended; run them anew with hydra.run.dir=NEW" in capsys.readouterr().out
+    assert json.loads((cut / "summary.json").read_text())["resumes"] == 1
+
+
 def test_another_command_is_another_sweep(here, capsys):
     assert main([*SWEEP, "quiet=true"]) == 0
     assert main(["-m", *SMALL, "seed=range(0,2)", "quiet=true"]) == 0

@@ -97,16 +97,15 @@ def forget(sweep: Path, states: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def held(sweep: Path) -> Iterator[None]:
-    """One driver at a time. Raises BusyError, which says who has the sweep."""
+def held(sweep: Path, key: str) -> Iterator[None]:
+    """One driver at a time. Raises BusyError, which says who has the sweep; `key` names its
+    folder."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(rundir.held(sweep, ""))
         except BusyError as error:
             who = str(error).partition(";")[0]
-            raise BusyError(
-                f"{who}; wait for it, or start another with hydra.sweep.dir=NEW"
-            ) from None
+            raise BusyError(f"{who}; wait for it, or start another with {key}=NEW") from None
         yield
 
 
@@ -239,7 +238,7 @@ def data_of(directory: Path) -> str:
     return ""
 
 
-def same_data(sweep: Path, load: Callable[[Any], str]) -> None:
+def same_data(sweep: Path, load: Callable[[Any], str], key_of_folder: str) -> None:
     """Refuse a sweep whose data changed since. load(config) gives the digest of data as it is now.
     Raises BusyError."""
     seen: dict[str, str] = {}
@@ -253,5 +252,5 @@ def same_data(sweep: Path, load: Callable[[Any], str]) -> None:
             if seen[key] != result["data"]:
                 raise BusyError(
                     f"{sweep}: the data changed since {result['folder']} was trained; "
-                    "start anew with hydra.sweep.dir=NEW"
+                    f"start anew with {key_of_folder}=NEW"
                 )
