@@ -42,7 +42,8 @@ def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     outcome = job(cfg)
-    code = report(outcome, directory) if isinstance(outcome, Exception) else 0
+    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Held)
+    code = report(outcome, directory) if told else 0
     if isinstance(outcome, errors.Stopped):
         sys.exit(code)
     ended(outcome, directory, cfg)

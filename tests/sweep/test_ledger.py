@@ -179,16 +179,30 @@ def test_what_failed_has_ended_unless_it_is_tried_again(here, capsys, monkeypatc
     assert before.items() <= ends(only(here)).items()
 
 
-def test_what_a_search_lost_is_tried_again_too(here, monkeypatch):
+def test_what_a_search_lost_is_tried_again_too(here, capsys, monkeypatch):
     line = [*planted.words(here), "-m", *SMALL, "init=planted", "init.place=range(0,3)",
             "init.fails=['1:exception']", "hydra/sweeper=halving", "sweep.trials=3",
             "evaluate.every=2", "quiet=true"]  # fmt: skip
     assert main(line) == 8
+    assert "go on with" not in capsys.readouterr().err
     monkeypatch.setitem(planted.KINDS, "exception", lambda model: None)
     assert main([*line, "sweep.retry=true"]) == 0
     found = ledger.results(only(here))
     assert sorted(r["values"]["init.place"] for r in found) == [0, 1, 2]
     assert not [r for r in found if r["state"] in ledger.LOST]
+
+
+def test_a_job_that_ended_otherwise_is_not_counted(here, capsys):
+    assert main([*SWEEP, "quiet=true"]) == 0
+    job = only(here) / "0001_seed=1"
+    next(p for p in only(here).glob("results/*") if ledger.read(p)["number"] == 1).unlink()
+    assert main([f"resume={job}", "max_steps=30", "resume_allow=[max_steps]", "quiet=true"]) == 0
+    capsys.readouterr()
+    assert main([*SWEEP, "quiet=true"]) == 5
+    assert "0001_seed=1: ended with other settings" in capsys.readouterr().err
+    job.rename(here / "away")
+    assert main([*SWEEP, "quiet=true"]) == 0
+    assert [r["steps"] for r in ledger.results(only(here))] == [20] * 3
 
 
 def test_a_result_is_written_once(tmp_path):

@@ -140,9 +140,14 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
 
 
 def recovered(folder: Path) -> None:
-    """Keep what became of a job whose process died between its end and its result."""
+    """Keep what became of a job whose process died between its end and its result. Raises
+    BusyError where somebody went on with it as another run."""
     status = rundir.told(folder)
-    if status.get("state") in ("finished", *LOST) and (cfg := saved(folder)) is not None:
+    if status.get("state") in ("finished", *LOST) and (files := configs(folder)):
+        first, cfg = OmegaConf.load(files[0]), OmegaConf.load(files[-1])
+        if digest(spine.values(first)) != digest(spine.values(cfg)):
+            text = f"{folder}: ended with other settings than the sweep's, by resume"
+            raise BusyError(f"{text}; move it away, and the same command runs the job anew")
         record(folder, cfg, status["state"], status.get("reason", ""))
 
 
