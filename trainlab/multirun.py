@@ -65,6 +65,11 @@ def planned(asked: Any) -> dict[str, Any]:
     settings = drive.settings(sampler, cfg.sweep)
     jobs = n * drive.size(space, sampler, settings)
     axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
+    if "seed" in cfg.sweep.nuisance:
+        raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
+    if not axes and asked.typed("sweep.trials") is not None:
+        text = "nothing to vary; add search=lr or a key with several values"
+        raise ConfigError(f"sweep.trials = {cfg.sweep.trials}: {text}")
     if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
         raise ConfigError(
             f"sweep.nuisance = [{unknown[0]}]: not swept over; give it several values"

@@ -55,6 +55,8 @@ def test_in_a_sweep_every_setting_has_its_mean(tmp_path, capsys):
         (["resume=auto"], "not with resume"),
         (["hydra.sweep.dir=new"], "use hydra.run.dir=new"),
         (["hydra.run.dir=new", "-m"], "use hydra.sweep.dir=new"),
+        (["sweep.nuisance=[seed]"], "compared over seeds"),
+        (["sweep.trials=5", "-m"], "nothing to vary"),
         (["search=lr", "search=lr_wd", "-m"], "search is given twice"),
     ],
 )
