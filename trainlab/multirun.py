@@ -123,7 +123,10 @@ def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
     own = ".", "sweep.json"  # with the name of one that a kill cut
     if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
         raise errors.BusyError(f"{typed}: holds something that is no sweep; choose another")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.MachineError(f"{typed}: {error.strerror}; choose another") from error
     return directory
 
 

@@ -96,6 +96,8 @@ def test_a_folder_with_something_else_is_no_place_for_a_sweep(here, capsys):
     assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=one"]) == 5
     assert "one: holds something that is no sweep" in capsys.readouterr().err
     assert sorted(here.glob("one/*")) == before
+    (here / "file").touch()
+    assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=file"]) == 6
 
 
 def test_damage_is_told_and_stops_no_other_sweep(here, capsys):
