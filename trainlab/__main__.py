@@ -85,10 +85,8 @@ def _asked(argv: Sequence[str]) -> int:
         if args.multirun or asked.ours.repeats > 1:
             from trainlab.multirun import place, sweep
 
-            key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
-            given, named = asked.typed(key), "sweep" if args.multirun else name(asked)
-            new = partial(wanted, None, named)
-            return sweep(asked, partial(place, RUNS, given, new), job, report)
+            new = partial(wanted, None, "sweep" if args.multirun else name(asked))
+            return sweep(asked, partial(place, RUNS, asked, new), job, report)
         outcome, directory = single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 

@@ -45,6 +45,8 @@ class Asked:
     cfg: DictConfig
     ours: DictConfig  # without Hydra's part
     hydra: Hydra
+    others: list[DictConfig]  # of jobs with each other word, without Hydra's part
+    place: str  # the key that names the folder
 
     def typed(self, key: str) -> Any:
         """The value of a key on the command line, None if it is not there."""
@@ -120,9 +122,10 @@ def check(
     parts = {name: hydra.config_loader.get_group_options(name) for name in names if "/" in name}
     _typed(values, _choices(values, known | parts), known, own)
     first = axes.first(overrides) if multirun else [o.input_line for o in overrides]
-    for lines in axes.others(overrides, first, known) if multirun else ():
-        composed(hydra, lines, names, own)
-    return Asked(overrides, first, *composed(hydra, first, names, own), hydra)
+    lists = axes.others(overrides, first, known) if multirun else []
+    others = [composed(hydra, lines, names, own)[1] for lines in lists]
+    place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    return Asked(overrides, first, *composed(hydra, first, names, own), hydra, others, place)
 
 
 def composed(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:

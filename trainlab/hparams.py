@@ -14,7 +14,7 @@ from trainlab import durable
 from trainlab.errors import plain
 from trainlab.log import Events
 
-END = "_hparams_/session_end_info"
+CARD, END = "_hparams_/experiment", "_hparams_/session_end_info"
 # scalars of a run's own file; the test split is left out, for it chooses nothing
 METRICS = "best/val_loss", "best/val_accuracy", "best/train_loss", "best/train_accuracy"
 DISCRETE = 10  # values, up to which the tab offers each by itself
@@ -29,14 +29,15 @@ def write(directory: Path, results: Sequence[Mapping[str, Any]]) -> None:
         if files and END.encode() not in files[-1].read_bytes():
             values = {key: kinds[key](value) for key, value in result["values"].items()}
             _add(Events(files[-1].parent), _session(result, values), files[-1])
-    durable.remove(sorted(directory.glob("events.out.tfevents.*")))
+    files = sorted(directory.glob("events.out.tfevents.*"))
+    durable.remove([path for path in files if CARD.encode() in path.read_bytes()])
     infos = []
     for key, kind in kinds.items():
         values = {kind(r["values"][key]) for r in results if key in r["values"]}
         infos.append(_column(key, kind, sorted(values)))
     metrics = [api_pb2.MetricInfo(name={"tag": tag}, display_name=tag) for tag in METRICS]
     card = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
-    _add(Events(directory), {"_hparams_/experiment": {"experiment": card}})
+    _add(Events(directory), {CARD: {"experiment": card}})
 
 
 def _kind(values: Sequence[Any]) -> type | Any:

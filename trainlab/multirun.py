@@ -22,7 +22,7 @@ def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
 
     plan = planned(asked)
     directory = place(plan["digest"])
-    with ledger.held(directory), stopping(asked.cfg.quiet):
+    with ledger.held(directory, asked.place), stopping(asked.cfg.quiet):
         taken_up(asked, directory, plan)
         function = partial(one, job, report, ledger.ended)
         function.__module__ = "trainlab.multirun"  # Hydra asks for it
@@ -42,7 +42,8 @@ def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     outcome = job(cfg)
-    code = report(outcome, directory) if isinstance(outcome, Exception) else 0
+    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Held)
+    code = report(outcome, directory) if told else 0
     if isinstance(outcome, errors.Stopped):
         sys.exit(code)
     ended(outcome, directory, cfg)
@@ -64,6 +65,11 @@ def planned(asked: Any) -> dict[str, Any]:
     settings = drive.settings(sampler, cfg.sweep)
     jobs = n * drive.size(space, sampler, settings, cfg)
     axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
+    if "seed" in cfg.sweep.nuisance:
+        raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
+    if not axes and asked.typed("sweep.trials") is not None:
+        text = "nothing to vary; add search=lr or a key with several values"
+        raise ConfigError(f"sweep.trials = {cfg.sweep.trials}: {text}")
     if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
         raise ConfigError(
             f"sweep.nuisance = [{unknown[0]}]: not swept over; give it several values"
@@ -71,6 +77,7 @@ def planned(asked: Any) -> dict[str, Any]:
     if n > 1:
         axes["seed"] = [str(cfg.seed + i) for i in range(n)]
     search = [repr(space), spine.values(asked.cfg.hydra.sweeper), settings, n]
+    search += [ledger.digest(spine.values(other)) for other in asked.others]
     return {
         "command": [o.input_line for o in asked.overrides],
         "digest": ledger.digest(spine.values(cfg), *search),
@@ -84,11 +91,15 @@ def planned(asked: Any) -> dict[str, Any]:
 
 def refused(asked: Any) -> None:
     """Raise ConfigError for words that have no place in a sweep."""
-    n, seed = asked.ours.repeats, asked.typed("seed")
+    n = asked.ours.repeats
+    seed = next((o for o in asked.overrides if o.key_or_group == "seed"), None)
     if n > 1 and asked.ours.resume is not None:
         raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
-    if n > 1 and seed is not None and not isinstance(seed, int):
-        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop seed={seed}")
+    if n > 1 and seed is not None and not isinstance(seed.value(), int):
+        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop {seed.input_line}")
+    (other,) = {*PLACES} - {asked.place}
+    if (given := asked.typed(other)) is not None:
+        raise ConfigError(f"{other} = {given}: not the folder here; use {asked.place}={given}")
     if "sampler" not in asked.cfg.hydra.sweeper:
         word = asked.cfg.hydra.runtime.choices["hydra/sweeper"]
         raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
@@ -99,18 +110,23 @@ def told(o: Any) -> list[str] | str:
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
 
 
-def place(runs: Path, given: str | None, make: Callable, digest: str) -> Path:
+def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
     """The folder that was typed, that of the newest sweep by the same command, or a new one."""
     from trainlab.sweep import ledger
 
-    if given is None:
+    if (given := asked.typed(asked.place)) is None:
         return ledger.newest(runs, digest) or make()
-    here, directory = ledger.told(Path(given)), Path(given)
+    here, directory, typed = ledger.told(Path(given)), Path(given), f"{asked.place} = {given}"
     if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
         axes = " x ".join(here.get("axes", {})) or "unknown"
-        text = f"hydra.sweep.dir = {given}: holds another sweep ({axes}); choose another"
-        raise errors.BusyError(text)
-    directory.mkdir(parents=True, exist_ok=True)
+        raise errors.BusyError(f"{typed}: holds another sweep ({axes}); choose another")
+    own = ".", "sweep.json"  # with the name of one that a kill cut
+    if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
+        raise errors.BusyError(f"{typed}: holds something that is no sweep; choose another")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.MachineError(f"{typed}: {error.strerror}; choose another") from error
     return directory
 
 
@@ -128,11 +144,11 @@ def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
         ledger.forget(directory, ledger.LOST)
     done = len(ledger.results(directory))
     if done:
-        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust))
+        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust), asked.place)
     if not asked.cfg.quiet:
         what = "all" if done == plan["jobs"] else "going on:"
         print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
-              "run them anew with hydra.sweep.dir=NEW", flush=True)  # fmt: skip
+              f"run them anew with {asked.place}=NEW", flush=True)  # fmt: skip
 
 
 def data_digest(cfg: Any, trust: Any) -> str:
@@ -145,10 +161,13 @@ def data_digest(cfg: Any, trust: Any) -> str:
 
 def lines(asked: Any, directory: Path) -> list[str]:
     """The overrides that Hydra gets."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     typed = [o.input_line for o in asked.overrides if o.key_or_group not in PLACES]
     if asked.ours.repeats > 1 and asked.typed("hydra/launcher") is None:
         typed.append("hydra/launcher=stack")
-    return [*typed, f"hydra.sweep.dir='{directory}'", "hydra.mode=MULTIRUN"]
+    text = QuotedString(str(directory), Quote.single).with_quotes()
+    return [*typed, f"hydra.sweep.dir={text}", "hydra.mode=MULTIRUN"]
 
 
 PLACES = "hydra.run.dir", "hydra.sweep.dir"

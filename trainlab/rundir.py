@@ -141,8 +141,10 @@ def pause(share: float | None, steps: int) -> int:
 
 
 def stopped(number: signal.Signals | None, step: int, directory: Path) -> Stopped | Held:
-    """The one line that says how to go on; without a signal, of a pause."""
-    saved = f"at step {step}, checkpoint saved; go on with: python -m trainlab resume='{directory}'"
+    """The one line that says how to go on, of a run alone; without a signal, of a pause."""
+    saved, null = f"at step {step}, checkpoint saved", "" if number else " pause_at=null"
+    if not (directory.parent / "sweep.json").exists():  # a sweep goes on with it by itself
+        saved += f"; go on with: python -m trainlab resume='{directory}'{null}"
     if number is None:
-        return Held(f"paused {saved} pause_at=null")
+        return Held(f"paused {saved}")
     return Stopped(f"stopped by {number.name} {saved}", EXIT_CODES[number])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from ledgers import result
 
-from trainlab import log
+from trainlab import hparams, log
 from trainlab.__main__ import main
 from trainlab.sweep import leaderboard, ledger
 
@@ -143,6 +143,14 @@ def test_hparams_are_in_the_event_files_of_the_runs(closed):
     metrics = [info.name.tag for info in card.metric_infos]
     assert metrics[:2] == ["best/val_loss", "best/val_accuracy"]
     assert not any("test" in tag for tag in metrics)
+
+
+def test_only_the_own_card_of_a_sweep_is_written_anew(tmp_path):
+    other = tmp_path / "events.out.tfevents.0.of-a-run"
+    other.write_bytes(b"scalars")
+    for _ in range(2):
+        hparams.write(tmp_path, [])
+        assert len(list(tmp_path.glob("events*"))) == 2 and other.read_bytes() == b"scalars"
 
 
 def running(directory, found, jobs, out, monkeypatch, pause=0.15):

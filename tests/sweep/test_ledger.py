@@ -67,6 +67,19 @@ def test_only_what_is_missing_runs(here, capsys):
     assert only(here) == sweep
 
 
+def test_repeats_and_a_folder_with_a_quote_go_on(here, capsys):
+    folder = here / "it's"
+    line = ["repeats=2", *SMALL, f"hydra.run.dir={folder}"]
+    assert main(line) == 0
+    cut = folder / "0001_seed=1"
+    (cut / "status.json").write_text(json.dumps({"state": "running"}))
+    (cut / "checkpoints" / "ckpt-00000020.json").unlink()
+    next(p for p in folder.glob("results/*") if ledger.read(p)["number"] == 1).unlink()
+    assert main(line) == 0
+    assert "1 of 2 jobs have ended; run them anew with hydra.run.dir=NEW" in capsys.readouterr().out
+    assert json.loads((cut / "summary.json").read_text())["resumes"] == 1
+
+
 def test_another_command_is_another_sweep(here, capsys):
     assert main([*SWEEP, "quiet=true"]) == 0
     assert main(["-m", *SMALL, "seed=range(0,2)", "quiet=true"]) == 0
@@ -75,6 +88,50 @@ def test_another_command_is_another_sweep(here, capsys):
     capsys.readouterr()
     assert main(["-m", *SMALL, "seed=range(0,2)", "quiet=true", told]) == 5
     assert "holds another sweep (seed); choose another" in capsys.readouterr().err
+
+
+def test_a_folder_with_something_else_is_no_place_for_a_sweep(here, capsys):
+    assert main([*SMALL, "quiet=true", "hydra.run.dir=one"]) == 0
+    before = sorted(here.glob("one/*"))
+    assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=one"]) == 5
+    assert "one: holds something that is no sweep" in capsys.readouterr().err
+    assert sorted(here.glob("one/*")) == before
+    (here / "file").touch()
+    assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=file"]) == 6
+
+
+def test_damage_is_told_and_stops_no_other_sweep(here, capsys):
+    assert main([*SWEEP, "quiet=true"]) == 0
+    sweep = only(here)
+    path = next(sweep.glob("results/*.json"))
+    before = path.read_bytes()
+    path.write_bytes(before[:20])
+    assert main([*SWEEP, "quiet=true"]) == 4
+    err = capsys.readouterr().err
+    assert f"{path.name}: damaged; remove it" in err and err.count("\n") == 1
+    path.unlink()
+    assert main([*SWEEP, "quiet=true"]) == 0 and path.read_bytes() == before
+    (sweep / "sweep.json").write_text("{}")
+    assert main([*SWEEP, "quiet=true"]) == 0 and len(list((here / "runs").iterdir())) == 2
+
+
+def test_a_task_that_leaves_no_status_has_finished(here):
+    line = ["-m", *SMALL, "task=lr_range", "task.steps=20", "task.seeds=1", "seed=0,1"]
+    assert main([*line, "quiet=true"]) == 0
+    assert [r["state"] for r in ledger.results(only(here))] == ["finished"] * 2
+
+
+def test_a_word_whose_file_changed_is_another_command(here, capsys):
+    """Of the words, not only the first."""
+    (here / "my" / "activation").mkdir(parents=True)
+    word = here / "my" / "activation" / "mine.yaml"
+    line = ["--config-dir", "my", "-m", *SMALL, "activation=relu,mine", "quiet=true"]
+    for alpha in (1.0, 5.0):
+        word.write_text(f"_target_: torch.nn.ELU\n_partial_: true\nalpha: {alpha}\n")
+        assert main(line) == 0 and main(line) == 0
+    first, second = (ledger.results(path) for path in sorted((here / "runs").iterdir()))
+    assert first[0]["monitor"] == second[0]["monitor"]
+    assert first[1]["monitor"] != second[1]["monitor"]
 
 
 def test_a_second_driver_is_refused(here, capsys):
@@ -122,6 +179,32 @@ def test_what_failed_has_ended_unless_it_is_tried_again(here, capsys, monkeypatc
     assert main([*line, "sweep.retry=true"]) == 0
     assert [r["state"] for r in ledger.results(only(here))] == ["finished"] * 2
     assert before.items() <= ends(only(here)).items()
+
+
+def test_what_a_search_lost_is_tried_again_too(here, capsys, monkeypatch):
+    line = [*planted.words(here), "-m", *SMALL, "init=planted", "init.place=range(0,3)",
+            "init.fails=['1:exception']", "hydra/sweeper=halving", "sweep.trials=3",
+            "evaluate.every=2", "quiet=true"]  # fmt: skip
+    assert main(line) == 8
+    assert "go on with" not in capsys.readouterr().err
+    monkeypatch.setitem(planted.KINDS, "exception", lambda model: None)
+    assert main([*line, "sweep.retry=true"]) == 0
+    found = ledger.results(only(here))
+    assert sorted(r["values"]["init.place"] for r in found) == [0, 1, 2]
+    assert not [r for r in found if r["state"] in ledger.LOST]
+
+
+def test_a_job_that_ended_otherwise_is_not_counted(here, capsys):
+    assert main([*SWEEP, "quiet=true"]) == 0
+    job = only(here) / "0001_seed=1"
+    next(p for p in only(here).glob("results/*") if ledger.read(p)["number"] == 1).unlink()
+    assert main([f"resume={job}", "max_steps=30", "resume_allow=[max_steps]", "quiet=true"]) == 0
+    capsys.readouterr()
+    assert main([*SWEEP, "quiet=true"]) == 5
+    assert "0001_seed=1: ended with other settings" in capsys.readouterr().err
+    job.rename(here / "away")
+    assert main([*SWEEP, "quiet=true"]) == 0
+    assert [r["steps"] for r in ledger.results(only(here))] == [20] * 3
 
 
 def test_a_result_is_written_once(tmp_path):

@@ -50,7 +50,15 @@ def test_in_a_sweep_every_setting_has_its_mean(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "line, told",
-    [(["seed=1,2", "-m"], "drop seed"), (["resume=auto"], "not with resume")],
+    [
+        (["seed=1,2", "-m"], "drop seed=1,2"),
+        (["resume=auto"], "not with resume"),
+        (["hydra.sweep.dir=new"], "use hydra.run.dir=new"),
+        (["hydra.run.dir=new", "-m"], "use hydra.sweep.dir=new"),
+        (["sweep.nuisance=[seed]"], "compared over seeds"),
+        (["sweep.trials=5", "-m"], "nothing to vary"),
+        (["search=lr", "search=lr_wd", "-m"], "search is given twice"),
+    ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch, line, told):
     monkeypatch.chdir(tmp_path)

@@ -20,8 +20,10 @@ def expanded(args: Sequence[str], multirun: bool, own: Path | None) -> list[str]
     """`search=WORD` replaced by what conf/search/WORD.yaml says, but for keys that are typed."""
     import yaml
 
-    (typed,) = (arg for arg in args if arg.startswith("search="))
-    word, known = typed.partition("=")[2], words.groups(own).get("search", [])
+    typed = [arg for arg in args if arg.startswith("search=")]
+    if len(typed) > 1:
+        raise ConfigError(f"search is given twice ({' and '.join(typed)}); keep one")
+    word, known = typed[0].partition("=")[2], words.groups(own).get("search", [])
     if word not in known:
         from trainlab import slips
 
@@ -32,7 +34,7 @@ def expanded(args: Sequence[str], multirun: bool, own: Path | None) -> list[str]
     path = next(p for p in (root / "search" / f"{word}.yaml" for root in roots) if p.exists())
     keys = {arg.partition("=")[0] for arg in args}
     lines = [f"{k}={v}" for k, v in yaml.safe_load(path.read_text()).items() if k not in keys]
-    return [*(arg for arg in args if arg != typed), *lines]
+    return [*(arg for arg in args if arg not in typed), *lines]
 
 
 def values(overrides: Iterable[Override], groups: Iterable[str]) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from trainlab import durable, rundir, spine
@@ -118,7 +119,8 @@ class Job:
         if any(self.folder.glob("checkpoints/ckpt-*.json")):
             again = 1 + len(list(self.folder.glob(".hydra/resume-*")))
             subdir = f"hydra.output_subdir=.hydra/resume-{again:03d}"
-            return [*lines, f"resume='{self.folder}'", subdir]
+            folder = QuotedString(str(self.folder), Quote.single).with_quotes()
+            return [*lines, f"resume={folder}", subdir]
         shutil.rmtree(self.folder, ignore_errors=True)
         return lines
 

@@ -24,7 +24,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from trainlab import durable, log, rundir, spine
-from trainlab.errors import BusyError, ConfigError, Held, NonFiniteError, Stopped, TrainlabError
+from trainlab.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    Held,
+    NonFiniteError,
+    Stopped,
+    TrainlabError,
+)
 from trainlab.sweep.partition import within
 
 # of no result: how a job is shown, kept and started
@@ -44,46 +52,60 @@ def digest(config: dict[str, Any], *more: Any) -> str:
 def told(sweep: Path) -> dict[str, Any]:
     """sweep.json; nothing where there is none."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((sweep / "sweep.json").read_text())
+        found = json.loads((sweep / "sweep.json").read_text())
+        return found if isinstance(found, dict) else {}
     return {}
 
 
 def results(sweep: Path) -> list[dict[str, Any]]:
     """What each job that has ended left, in the order of the plan."""
-    found = [json.loads(path.read_text()) for path in (sweep / "results").glob("*.json")]
+    found = [read(path) for path in (sweep / "results").glob("*.json")]
     return sorted(found, key=lambda result: result["number"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One result. Raises CheckpointError where the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        text = f"{path}: damaged; remove it, and the same command writes it anew"
+        raise CheckpointError(text) from error
 
 
 def newest(runs: Path, digest: str) -> Path | None:
     """The newest sweep among `runs` that the command of this digest started."""
     found = [
-        path.parent for path in runs.glob("*/sweep.json") if told(path.parent)["digest"] == digest
+        path.parent
+        for path in runs.glob("*/sweep.json")
+        if told(path.parent).get("digest") == digest
     ]
     return max(found, key=lambda path: (path / "sweep.json").stat().st_mtime, default=None)
 
 
 def forget(sweep: Path, states: Sequence[str]) -> None:
-    """Make jobs that ended so start again."""
-    for path in (sweep / "results").glob("*.json"):
-        result = json.loads(path.read_text())
-        if result["state"] in states:
-            shutil.rmtree(
-                sweep / result["folder"], ignore_errors=True
-            )  # first: else it is recovered
-            durable.remove([path])
+    """Make jobs that ended so start again: their folders first, else they are recovered; their
+    results last, for a kill between."""
+    again = {path: r for path in (sweep / "results").glob("*.json")
+             if (r := read(path))["state"] in states}  # fmt: skip
+    for result in again.values():
+        shutil.rmtree(sweep / result["folder"], ignore_errors=True)
+    if (path := sweep / "rungs.json").exists():
+        numbers = {str(result["number"]) for result in again.values()}
+        rungs = json.loads(path.read_text())
+        durable.write_json(path, {k: v for k, v in rungs.items() if k.split()[0] not in numbers})
+    durable.remove(list(again))
 
 
 @contextlib.contextmanager
-def held(sweep: Path) -> Iterator[None]:
-    """One driver at a time. Raises BusyError, which says who has the sweep."""
+def held(sweep: Path, key: str) -> Iterator[None]:
+    """One driver at a time. Raises BusyError, which says who has the sweep; `key` names its
+    folder."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(rundir.held(sweep, ""))
         except BusyError as error:
             who = str(error).partition(";")[0]
-            raise BusyError(
-                f"{who}; wait for it, or start another with hydra.sweep.dir=NEW"
-            ) from None
+            raise BusyError(f"{who}; wait for it, or start another with {key}=NEW") from None
         yield
 
 
@@ -112,15 +134,20 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
         kind = "" if isinstance(outcome, TrainlabError) else f"{type(outcome).__name__}: "
         reason = " ".join(f"{kind}{outcome}".split())
         rundir.failed(directory, outcome)
-    elif rundir.told(directory).get("state") != "finished":
-        state, reason = "failed", "ended without a status"
+    elif (status := rundir.told(directory)).get("state", "finished") != "finished":
+        state, reason = "failed", f"ended with the status {status['state']}"
     record(directory, cfg, state, reason)
 
 
 def recovered(folder: Path) -> None:
-    """Keep what became of a job whose process died between its end and its result."""
+    """Keep what became of a job whose process died between its end and its result. Raises
+    BusyError where somebody went on with it as another run."""
     status = rundir.told(folder)
-    if status.get("state") in ("finished", *LOST) and (cfg := saved(folder)) is not None:
+    if status.get("state") in ("finished", *LOST) and (files := configs(folder)):
+        first, cfg = OmegaConf.load(files[0]), OmegaConf.load(files[-1])
+        if digest(spine.values(first)) != digest(spine.values(cfg)):
+            text = f"{folder}: ended with other settings than the sweep's, by resume"
+            raise BusyError(f"{text}; move it away, and the same command runs the job anew")
         record(folder, cfg, status["state"], status.get("reason", ""))
 
 
@@ -216,7 +243,7 @@ def data_of(directory: Path) -> str:
     return ""
 
 
-def same_data(sweep: Path, load: Callable[[Any], str]) -> None:
+def same_data(sweep: Path, load: Callable[[Any], str], key_of_folder: str) -> None:
     """Refuse a sweep whose data changed since. load(config) gives the digest of data as it is now.
     Raises BusyError."""
     seen: dict[str, str] = {}
@@ -230,5 +257,5 @@ def same_data(sweep: Path, load: Callable[[Any], str]) -> None:
             if seen[key] != result["data"]:
                 raise BusyError(
                     f"{sweep}: the data changed since {result['folder']} was trained; "
-                    "start anew with hydra.sweep.dir=NEW"
+                    f"start anew with {key_of_folder}=NEW"
                 )
