@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from trainlab import durable
+from trainlab import durable, rundir, spine
 from trainlab.errors import ConfigError
 from trainlab.log import Log
 from trainlab.show import Show
@@ -179,28 +179,30 @@ def find(
     high: float,
     steps: int,
 ) -> dict[str, Any]:
-    """`task=lr_range`: lr_range.json and lr_range.png in the run's folder; the answer and the
-    smoothed curve in TensorBoard. Raises ConfigError where `low` is not below `high`."""
+    """`task=lr_range`: lr_range.json, lr_range.png and status.json in the run's folder; the answer
+    and the smoothed curve in TensorBoard. Raises ConfigError where `low` is not below `high`."""
     if cfg.resume is not None:
         raise ConfigError(f"resume = {cfg.resume}: task=lr_range trains from step 0; drop it")
     if low >= high:
         raise ConfigError(
             f"task.low = {low:g}: must be below task.high = {high:g}; use 1e-6 and 10"
         )
-    show = Show(quiet=cfg.quiet)
-    bench = prepare(cfg, door)
-    show.notes(bench.notices())
-    curves = [sweep(seeded(bench, cfg.seed + i), low, high, steps) for i in range(seeds)]
-    answer = judge(curves)
-    told = {"optim": choices["optim"], "lr_now": cfg.optim.lr, **dataclasses.asdict(answer)}
-    rows = [{"log10_lr": list(axis), "loss": _plain(losses)} for axis, losses in curves]
-    durable.write_json(directory / "lr_range.json", told | {"curves": rows})
-    durable.write(directory / "lr_range.png", drawn(curves, answer))
-    lines = said(answer, bench, low, high)
-    with Log(directory) as log:
-        log.text("lr_range", "\n".join(f"- {line}" for line in lines))
-        log.curve("lr_range/loss", list(middle(curves)[1]))
-    show.notes([*lines, f"files   {directory}"])
+    with rundir.held(directory, spine.digest(spine.values(cfg))) as status:
+        show = Show(quiet=cfg.quiet)
+        bench = prepare(cfg, door)
+        show.notes(bench.notices())
+        curves = [sweep(seeded(bench, cfg.seed + i), low, high, steps) for i in range(seeds)]
+        answer = judge(curves)
+        told = {"optim": choices["optim"], "lr_now": cfg.optim.lr, **dataclasses.asdict(answer)}
+        rows = [{"log10_lr": list(axis), "loss": _plain(losses)} for axis, losses in curves]
+        durable.write_json(directory / "lr_range.json", told | {"curves": rows})
+        durable.write(directory / "lr_range.png", drawn(curves, answer))
+        lines = said(answer, bench, low, high)
+        with Log(directory) as log:
+            log.text("lr_range", "\n".join(f"- {line}" for line in lines))
+            log.curve("lr_range/loss", list(middle(curves)[1]))
+        show.notes([*lines, f"files   {directory}"])
+        status.write("finished")
     return told | {"directory": str(directory)}
 
 

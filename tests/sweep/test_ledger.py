@@ -115,7 +115,7 @@ def test_damage_is_told_and_stops_no_other_sweep(here, capsys):
     assert main([*SWEEP, "quiet=true"]) == 0 and len(list((here / "runs").iterdir())) == 2
 
 
-def test_a_task_that_leaves_no_status_has_finished(here):
+def test_range_tests_finish_in_a_sweep(here):
     line = ["-m", *SMALL, "task=lr_range", "task.steps=20", "task.seeds=1", "seed=0,1"]
     assert main([*line, "quiet=true"]) == 0
     assert [r["state"] for r in ledger.results(only(here))] == ["finished"] * 2

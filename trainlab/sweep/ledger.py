@@ -134,8 +134,8 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
         kind = "" if isinstance(outcome, TrainlabError) else f"{type(outcome).__name__}: "
         reason = " ".join(f"{kind}{outcome}".split())
         rundir.failed(directory, outcome)
-    elif (status := rundir.told(directory)).get("state", "finished") != "finished":
-        state, reason = "failed", f"ended with the status {status['state']}"
+    elif rundir.told(directory).get("state") != "finished":
+        state, reason = "failed", "ended without a status"
     record(directory, cfg, state, reason)
 
 
