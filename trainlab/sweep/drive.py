@@ -170,17 +170,17 @@ class Sweep:
 
     def look(self, jobs: Sequence[Job]) -> tuple[dict[str, float | None], list[Job]]:
         """Rung -> score of the jobs that are that are as far as asked; and those that are not."""
-        ended = {result["number"] for result in ledger.results(self.directory)}
+        ended = {result["folder"] for result in ledger.results(self.directory)}
         for job in jobs:
-            if job.number not in ended:
+            if job.folder.name not in ended:
                 ledger.recovered(job.folder)
-        results = {result["number"]: result for result in ledger.results(self.directory)}
+        results = {result["folder"]: result for result in ledger.results(self.directory)}
         scores, left = {}, {}
         for job in jobs:
             if job.rung in self.rungs:
                 scores[job.rung] = self.rungs[job.rung]
-            elif job.number in results:
-                scores[job.rung] = self.score(results[job.number]["monitor"]["value"])
+            elif job.folder.name in results:
+                scores[job.rung] = self.score(results[job.folder.name]["monitor"]["value"])
             elif ledger.paused_at(job.folder) == job.until:
                 scores[job.rung] = self.score(ledger.last(job.folder, self.monitor))
             else:
