@@ -33,13 +33,11 @@ from trainlab.errors import (
     Stopped,
     TrainlabError,
 )
-from trainlab.sweep.partition import within
+from trainlab.sweep.partition import OF_NO_RUN, within
 
 # of no result: how a job is shown, kept and started
-VOLATILE = """
-    quiet resume resume_allow trust repeats stack sweep pause_at log.every checkpoint data.root
-    data.download data.memory_limit data.workers
-""".split()  # noqa: SIM905
+PLACES = "data.root", "data.download", "data.memory_limit", "data.workers"
+VOLATILE = *OF_NO_RUN, *PLACES, "trust", "log.every", "checkpoint"
 LOST = "failed", "diverged"
 
 
