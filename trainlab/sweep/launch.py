@@ -112,7 +112,7 @@ class Launch:
         return Path(self.returns[place].hydra_cfg.hydra.runtime.output_dir)
 
     def end(self, place: int, outcome: Any) -> None:
-        """A failure is told and leaves its status, and ends no other run; a pause is no failure, and
+        """A failure is told, leaves its status and ends no other run; a pause is no failure, and
         a stop is told once, by the sweep."""
         self.returns[place].return_value = outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, Held | Stopped):
