@@ -43,12 +43,12 @@ optimizer.step()
 """
 FIRST_STEP = """
 import os
-import trainlab.build as build
+import trainlab.config.build as build
 real = build.Door.__call__
 
 def call(self, node, **known):  # the story is built, torch is here: leave after the first step
     made = real(self, node, **known)
-    from trainlab.train import Trainer
+    from trainlab.training.trainer import Trainer
     step = Trainer.step
     Trainer.step = lambda *given: (step(*given), os._exit(0))
     build.Door.__call__ = real
@@ -103,11 +103,11 @@ def start(n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         script = partial(timed, ["-c", SCRIPT], folder)
         leaving = partial(timed, ["-c", SCRIPT + "import os; os._exit(0)"], folder)
-        command = partial(timed, ["-c", FIRST_STEP, *COMMAND], folder)
+        compose = partial(timed, ["-c", FIRST_STEP, *COMMAND], folder)
         whole = partial(timed, ["-m", "trainlab", *COMMAND], folder)
-        script(), command(), whole()
+        script(), compose(), whole()
         report("start: A/A, the script against itself", pairs(script, script, n))
-        report("start: to the first step / script", pairs(leaving, command, n))
+        report("start: to the first step / script", pairs(leaving, compose, n))
         report("start: a whole run of one step / script", pairs(script, whole, n))
         print(f"  the script takes {min(script() for _ in range(3)):.2f} s here")
 
@@ -116,17 +116,17 @@ def bench_of(words: list[str]):
     """The data and the recipe of a command line, without a run."""
     from omegaconf import OmegaConf
 
-    from trainlab import command
-    from trainlab.build import Door
-    from trainlab.story import prepare
+    from trainlab.cli import compose
+    from trainlab.config.build import Door
+    from trainlab.experiment.phases import prepare
 
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, [*words, "schedule=cosine", "device=cpu"]).cfg
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, [*words, "schedule=cosine", "device=cpu"]).cfg
     return prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
 
 
 def by_trainer(bench, steps: int) -> float:
-    from trainlab.train import Every, Watch
+    from trainlab.training.trainer import Every, Watch
 
     trainer = bench.fresh()
     trainer.validation, trainer.steps = None, steps
@@ -190,9 +190,9 @@ def step(n: int) -> None:
 
 
 def probe(n: int) -> None:
-    from trainlab.log import Log
-    from trainlab.story import probes
-    from trainlab.train import Every, Watch
+    from trainlab.experiment.phases import probes
+    from trainlab.observe.metrics_log import Log
+    from trainlab.training.trainer import Every, Watch
 
     for name, words in SUBJECTS.items():
         bench = bench_of(words)
@@ -246,7 +246,7 @@ def watch(n: int) -> None:
 
 def stack(n: int) -> None:
     from trainlab.stack import Stack
-    from trainlab.sweep.planner import SIZES, cost, planned
+    from trainlab.sweeps.execute.planner import SIZES, cost, planned
 
     for name, (words, runs) in STACKED.items():
         if root := os.environ.get("TRAINLAB_DATA") if "MNIST" in name else None:

@@ -132,7 +132,7 @@ def commands(asked: argparse.Namespace) -> None:
 
 
 def many(asked: argparse.Namespace) -> None:
-    from trainlab.sweep.planner import cost
+    from trainlab.sweeps.execute.planner import cost
 
     for name in ("digits MLP 128-64", "digits MLP 32"):
         bench = bench_of([*STACKED[name][0], "probe=none", "preflight=none"])
@@ -143,7 +143,7 @@ def many(asked: argparse.Namespace) -> None:
 
 
 def planner(asked: argparse.Namespace) -> None:
-    from trainlab.sweep.planner import cost, planned
+    from trainlab.sweeps.execute.planner import cost, planned
 
     for name, (words, _) in STACKED.items():
         if root := os.environ.get("TRAINLAB_DATA") if "MNIST" in name else None:

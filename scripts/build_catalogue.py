@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab import command, spine, story, words
-from trainlab.build import Door
+from trainlab.cli import compose
+from trainlab.config import keys, words
+from trainlab.config.build import Door
 from trainlab.errors import TrainlabError
+from trainlab.experiment import phases
 from trainlab.stack import Stack
-from trainlab.train import Trainer
-from trainlab.world import seed_everything
+from trainlab.training.randomness import seed_everything
+from trainlab.training.trainer import Trainer
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
 GROUPS = (
@@ -48,13 +50,15 @@ def folder_of_images() -> Path:
     return folder
 
 
-def bench_of(*overrides: str) -> story.Bench:
+def bench_of(*overrides: str) -> phases.Bench:
     """The data and the recipe of a command line, without a run."""
     from omegaconf import OmegaConf
 
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, list(overrides)).cfg
-    return story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, list(overrides)).cfg
+    return phases.prepare(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()
+    )
 
 
 def overrides_of(group: str, word: str, images: Path) -> list[str]:
@@ -76,7 +80,7 @@ def overrides_of(group: str, word: str, images: Path) -> list[str]:
     return list(typed.values())
 
 
-def in_double(bench: story.Bench, seed: int) -> Trainer:
+def in_double(bench: phases.Bench, seed: int) -> Trainer:
     """A fresh Trainer of another seed, in float64, on the batches of seed 0."""
     bench.cfg.seed = seed
     trainer = bench.fresh()
@@ -88,7 +92,7 @@ def in_double(bench: story.Bench, seed: int) -> Trainer:
     return trainer
 
 
-def stacked(bench: story.Bench) -> str:
+def stacked(bench: phases.Bench) -> str:
     """Train two seeds in a stack and alone: "" where they are equal, or why they do not stack.
 
     Raises AssertionError where a stack is accepted and differs.
@@ -138,17 +142,17 @@ def page(found: dict[tuple[str, str], str]) -> str:
             reason = found.get((group, word))
             told = "" if reason is None else reason or "yes"
             lines.append(
-                f"| `{word}` | {words.about(group, word)} | {keys(group, word)} | {told} |"
+                f"| `{word}` | {words.about(group, word)} | {keys_of(group, word)} | {told} |"
             )
     return "\n".join(lines) + "\n"
 
 
-def keys(group: str, word: str) -> str:
+def keys_of(group: str, word: str) -> str:
     """`optim.lr=0.1` of a word, without what names its parts."""
     if group in OTHERS:
         return ""
     shown = {k: v for k, v in words.literals(group, word).items() if "._" not in k}
-    return " ".join(f"`{key}={spine.plain(value)}`" for key, value in shown.items())
+    return " ".join(f"`{key}={keys.plain(value)}`" for key, value in shown.items())
 
 
 if __name__ == "__main__":

@@ -33,10 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fault_plan import ALSO, INVARIANT, SILENT, kind, merged, specs_of
 
 import trainlab
-from trainlab import command, log, story, world
-from trainlab.build import Door
+from trainlab.cli import compose
+from trainlab.config.build import Door
 from trainlab.doctor.examine import Doctor, examine
 from trainlab.errors import ConfigError, NonFiniteError
+from trainlab.experiment import phases
+from trainlab.observe import metrics_log
+from trainlab.training import randomness
 
 PACKAGE = Path(trainlab.__file__).parent
 FROZEN = Path(__file__).resolve().parents[1] / "docs" / "thresholds.json"
@@ -78,7 +81,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     told: dict[str, int] = {}
     doctor, at = Doctor(), 0
     path = folder / "metrics.jsonl"
-    rows = list(log.rows(path)) if path.exists() else []
+    rows = list(metrics_log.rows(path)) if path.exists() else []
     for row, after in pairwise([*rows, {"step": -1}]):
         doctor.feed(row)
         at = row.get("step", at)
@@ -102,7 +105,7 @@ def again(lines: tuple[str, ...]) -> dict[str, Any]:
 
     bench = bench_of([line for line in lines if not line.startswith(("preflight", "task"))])
     trainer, watch = bench.fresh(), Published()
-    world.seed_everything(bench.cfg.seed, "dropout")
+    randomness.seed_everything(bench.cfg.seed, "dropout")
     watch.before(trainer)
     trainer.train_mode(trainer.model)
     losses = []
@@ -120,11 +123,11 @@ def again(lines: tuple[str, ...]) -> dict[str, Any]:
     return {"final": final, "published": watch.names(trainer)}
 
 
-def bench_of(lines: list[str]) -> story.Bench:
+def bench_of(lines: list[str]) -> phases.Bench:
     """The data and the recipe of a command line."""
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, lines).ours
-    return story.prepare(cfg, Door(cfg.trust))
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, lines).ours
+    return phases.prepare(cfg, Door(cfg.trust))
 
 
 def few_of(mnist: str, folder: str) -> str:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainlab import command, story
-from trainlab.build import Door
-from trainlab.lr_range import judge, seeded, sweep
-from trainlab.world import seed_everything
+from trainlab.cli import compose
+from trainlab.config.build import Door
+from trainlab.experiment import phases
+from trainlab.experiment.lr_range import judge, seeded, sweep
+from trainlab.training.randomness import seed_everything
 
 GRID = np.logspace(-4, 1, 12)
 SWEEPS = 3
@@ -31,15 +32,17 @@ HEAD = (
 )
 
 
-def bench_of(*overrides: str) -> story.Bench:
+def bench_of(*overrides: str) -> phases.Bench:
     """The data and the recipe of a command line, without a run."""
     typed = {line.partition("=")[0]: line for line in ("device=cpu", "epochs=5", *overrides)}
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, list(typed.values())).cfg
-    return story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, list(typed.values())).cfg
+    return phases.prepare(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()
+    )
 
 
-def trained(bench: story.Bench, lr: float) -> tuple[float, float]:
+def trained(bench: phases.Bench, lr: float) -> tuple[float, float]:
     """Validation loss and accuracy after the whole training with this lr."""
     cfg = OmegaConf.merge(bench.cfg, {"optim": {"lr": float(lr)}})
     trainer = dataclasses.replace(bench, cfg=cfg).fresh()
@@ -52,7 +55,7 @@ def trained(bench: story.Bench, lr: float) -> tuple[float, float]:
     return (loss, accuracy) if math.isfinite(loss) else (math.inf, 0.0)
 
 
-def measured(bench: story.Bench) -> dict[str, float]:
+def measured(bench: phases.Bench) -> dict[str, float]:
     """One seed of one pair. A refusal holds nothing."""
     curves = [sweep(seeded(bench, bench.cfg.seed + i), 1e-6, 10, 200) for i in range(SWEEPS)]
     answer = judge(curves)

@@ -27,8 +27,8 @@ from published_symptoms import Epoch
 from published_tools import AutoTrainer, DeepDiagnosis, TheDeepChecker
 from torch import Tensor
 
-from trainlab.taps import Sight, eager, look, unmoved
-from trainlab.train import Trainer, evaluating, hits
+from trainlab.observe.capture import Sight, eager, look, unmoved
+from trainlab.training.trainer import Trainer, evaluating, hits
 
 
 class Published:

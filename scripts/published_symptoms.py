@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from trainlab.taps import Sight
+from trainlab.observe.capture import Sight
 
 BLOWN = "grad.exploding init.too_large init.mismatch optim.lr_high optim.lr_mismatch"
 BLOWN += " data.unnormalised data.nonfinite loss.sum_reduction loss.sign loop.no_zero_grad"

@@ -9,8 +9,8 @@ import torch
 from published_symptoms import Epoch, Rules
 from torch import Tensor
 
-from trainlab.taps import Sight
-from trainlab.train import Trainer, classes_of
+from trainlab.observe.capture import Sight
+from trainlab.training.trainer import Trainer, classes_of
 
 
 class AutoTrainer(Rules):

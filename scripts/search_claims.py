@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from search_runs import Runs, space_of
 
-from trainlab.sweep.samplers.coarse_to_fine import coarse_to_fine
-from trainlab.sweep.samplers.grid import grid
-from trainlab.sweep.samplers.halving import halving, shares
-from trainlab.sweep.samplers.optuna import optuna
-from trainlab.sweep.samplers.random import random
-from trainlab.sweep.samplers.sobol import sobol
-from trainlab.sweep.space import Ask, Space
+from trainlab.sweeps.search.samplers.coarse_to_fine import coarse_to_fine
+from trainlab.sweeps.search.samplers.grid import grid
+from trainlab.sweeps.search.samplers.halving import halving, shares
+from trainlab.sweeps.search.samplers.optuna import optuna
+from trainlab.sweeps.search.samplers.random import random
+from trainlab.sweeps.search.samplers.sobol import sobol
+from trainlab.sweeps.search.space import Ask, Space
 
 LR, WD = "optim.lr=tag(log,interval(1e-4,1))", "optim.weight_decay=tag(log,interval(1e-6,1e-2))"
 THIRD = {

@@ -20,8 +20,8 @@ from search_runs import Runs, space_of
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from trainlab.sweep.samplers.random import random
-from trainlab.sweep.space import Choice, Space
+from trainlab.sweeps.search.samplers.random import random
+from trainlab.sweeps.search.space import Choice, Space
 
 HIDDEN = Choice("hidden", ("8", "16", "32", "64", "128"))
 LAYERS = Choice("layers", ("1", "2", "3"))

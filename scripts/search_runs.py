@@ -9,12 +9,13 @@ from functools import cache
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from trainlab import command, story
-from trainlab.build import Door
+from trainlab.cli import compose
+from trainlab.config.build import Door
+from trainlab.experiment import phases
 from trainlab.stack import Stack
-from trainlab.stack.feeding import Repeated
-from trainlab.sweep.space import Ask, Space
-from trainlab.train import Trainer
+from trainlab.stack.batches import Repeated
+from trainlab.sweeps.search.space import Ask, Space
+from trainlab.training.trainer import Trainer
 
 TOGETHER = 128  # runs of a stack; as fast a run as 64 and 256
 
@@ -23,11 +24,11 @@ def hydra_of(*lines: str) -> tuple:
     """A checked config and the space of its sweeps."""
     plain = ["device=cpu", "probe=none", "preflight=none", "schedule=constant", "epochs=4",
              "data.train_size=800", "model.widths=[64]"]  # fmt: skip
-    with command.loaded() as hydra:
+    with compose.loaded() as hydra:
         parser = OverridesParser.create(config_loader=hydra.config_loader)
         swept = [line for line in lines if "interval" in line]
         typed = {line.partition("=")[0]: line for line in (*plain, *lines) if line not in swept}
-        cfg = command.check(hydra, list(typed.values())).ours
+        cfg = compose.check(hydra, list(typed.values())).ours
         return cfg, Space.of(parser.parse_overrides(swept))
 
 
@@ -46,7 +47,7 @@ class Runs:
 
     def __init__(self, rep: int, *lines: str, marks: Iterable[int] = ()):
         cfg, _ = hydra_of(f"data.split_seed={rep}", f"seed={rep}", *lines)
-        self.bench, self.marks = story.prepare(cfg, Door()), set(marks)
+        self.bench, self.marks = phases.prepare(cfg, Door()), set(marks)
         self.losses: dict[tuple, dict[int, float]] = {}
         self.accuracies: dict[tuple, float] = {}
         self.first = self.bench.fresh()

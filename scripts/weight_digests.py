@@ -24,10 +24,10 @@ RECIPES = (
     "activation=selu init=lecun_normal optim=sgd constraint.max_norm=3 clip.value=0.5",
     "model=cnn norm=batch augment=[shift,rotate] optim=adam",
     "model=cnn norm=group activation=silu augment=[mixup] optim=radam accumulate=2",
-    "model=lenet activation=tanh optim=adagrad data.label_noise=0.2",
+    "model=vgg_small activation=tanh optim=adagrad data.label_noise=0.2",
     "model=resnet20 norm=batch optim=momentum groups.layer_decay=0.8 average.swa=0.5",
     "model=residual_mlp norm=layer activation=mish optim=lars schedule=polynomial",
-    "model=mlp optim=muon groups.freeze=['0.*'] schedule=inverse_sqrt",
+    "model=mlp optim=muon groups.freeze=['hidden1*'] schedule=inverse_sqrt",
     "model=mlp optim=lbfgs batch_size=full penalty.l2=1e-3",
     "model=linear loss=hinge optim=sgd preprocess=pca data=wine batch_size=16",
     "data=spirals activation=softsign loss=focal optim=annealed_noise schedule=step",
@@ -57,4 +57,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=150)
     asked = parser.parse_args()
     for recipe in RECIPES:
-        print(digest(recipe, asked.package.resolve(), asked.steps), recipe or "defaults", flush=True)
+        print(
+            digest(recipe, asked.package.resolve(), asked.steps), recipe or "defaults", flush=True
+        )

@@ -2,14 +2,17 @@
 
 from omegaconf import OmegaConf
 
-from trainlab import command, story
-from trainlab.build import Door
+from trainlab.cli import compose
+from trainlab.config.build import Door
+from trainlab.experiment import phases
 
 
-def bench_of(*overrides: str) -> story.Bench:
+def bench_of(*overrides: str) -> phases.Bench:
     """Of two values for one key the later counts."""
     typed = ["device=cpu", "probe=none", "preflight=none", *overrides]
     typed = {line.partition("=")[0]: line for line in typed}
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, list(typed.values())).cfg
-    return story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, list(typed.values())).cfg
+    return phases.prepare(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()
+    )

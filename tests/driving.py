@@ -7,9 +7,9 @@ from pathlib import Path
 from hydra._internal.callbacks import Callbacks
 from hydra.types import HydraContext, RunMode
 
-from trainlab import command, multirun
 from trainlab.__main__ import job, report
-from trainlab.sweep.launch import launch
+from trainlab.cli import compose, multirun
+from trainlab.sweeps.execute.launch import launch
 
 WORDS = ["probe=none", "preflight=none", "model.widths=[16]", "log.every=7", "evaluate.every=15",
          "checkpoint.every=20", "model.dropout=0.2", "norm=batch", "average.ema=0.9",
@@ -35,8 +35,8 @@ def drive(sweep: Path, jobs, *more: str, begin: int = 0, folders=None, ended=Non
             found += [f"resume='{sweep / name}'", f"hydra.output_subdir=.hydra/resume-{again:03d}"]
         asked.append(found)
     function = partial(multirun.one, job, report, *([ended] if ended else []))
-    function.__module__ = "trainlab.multirun"
-    with command.loaded() as hydra:
+    function.__module__ = "trainlab.cli.multirun"
+    with compose.loaded() as hydra:
         typed = ["hydra/launcher=stack", f"hydra.sweep.dir='{sweep}'", "hydra.mode=MULTIRUN"]
         master = hydra.compose_config("config", typed, RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  every optimizer imports it
 
-import trainlab.checks.battery  # noqa: F401
-import trainlab.finished  # noqa: F401
-import trainlab.story  # noqa: F401
-import trainlab.taps  # noqa: F401
+import trainlab.checks.api  # noqa: F401
+import trainlab.experiment.evaluate  # noqa: F401
+import trainlab.experiment.phases  # noqa: F401
+import trainlab.observe.capture  # noqa: F401
 from trainlab.__main__ import main
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainlab import story
+from trainlab.experiment import phases
 
 
 def nonfinite(model):
@@ -49,7 +49,7 @@ def init(model, x, prior=None, place=0, fails=()):
 
 def train(cfg, directory, door, choices, ended):
     """As task=train; then a line that says so."""
-    summary = story.train(cfg, directory, door, choices)
+    summary = phases.train(cfg, directory, door, choices)
     with open(directory.parent / ended, "a") as file:
         file.write(f"{directory.name}\n")
     return summary

@@ -5,18 +5,21 @@ from functools import partial
 
 from torch import nn
 
-from trainlab import command, story
-from trainlab.build import Door
+from trainlab.cli import compose
+from trainlab.config.build import Door
 from trainlab.data.splits import Split
+from trainlab.experiment import phases
 
 
 def bench(*typed, change=None):
     """The bench of a command line; `change(splits)` plants a fault in the data."""
     from omegaconf import OmegaConf
 
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, ["preflight=full", "device=cpu", *typed]).cfg
-    made = story.prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, ["preflight=full", "device=cpu", *typed]).cfg
+    made = phases.prepare(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()
+    )
     return made if change is None else replace(made, splits=change(made.splits))
 
 

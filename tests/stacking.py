@@ -3,9 +3,9 @@
 import torch
 from omegaconf import OmegaConf
 
-from trainlab import world
 from trainlab.stack import Stack
-from trainlab.train import Every, Trainer, Watch
+from trainlab.training import randomness
+from trainlab.training.trainer import Every, Trainer, Watch
 
 PLAIN = ["preflight=none", "probe=none", "device=cpu", "data.train_size=160", "model.widths=[16,8]"]
 LRS = 0.1, 0.03, 0.01, 0.2
@@ -27,7 +27,7 @@ def single(bench, own: dict, dtype=torch.float64) -> Trainer:
         for key, value in own.items():
             OmegaConf.update(bench.cfg, key, value)
         trainer = bench.fresh()
-        world.seed_everything(bench.cfg.seed, "dropout")
+        randomness.seed_everything(bench.cfg.seed, "dropout")
     finally:
         bench.cfg.merge_with(before)
     trainer.model.to(dtype)

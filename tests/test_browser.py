@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from forked import finish
 
-from trainlab.sweep import ledger
+from trainlab.sweeps.execute import ledger
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "screenshot.py"
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainlab import checkpoint, restore, words, world
+from trainlab.config import words
 from trainlab.errors import ConfigError, DataError, NonFiniteError
+from trainlab.storage import checkpoint, restore
+from trainlab.training import randomness
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("catalogue", ROOT / "scripts" / "build_catalogue.py")
@@ -65,15 +67,15 @@ def test_a_word_resumes_bit_for_bit(group, word, images):
             trainer.step(*trainer.batches(trainer.at))
 
     whole, half, again = (bench.fresh() for _ in range(3))
-    world.seed_everything(0, "dropout")
+    randomness.seed_everything(0, "dropout")
     steps(whole, 7)
-    world.seed_everything(0, "dropout")
+    randomness.seed_everything(0, "dropout")
     steps(half, 3)
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
-    state = world.random_state()
+    state = randomness.random_state()
     restore.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
-    world.restore_random_state(*copy.deepcopy(state))
+    randomness.restore_random_state(*copy.deepcopy(state))
     steps(again, 4)
     for name, expected in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], expected), name

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from forked import finish, start
 
-from trainlab import checkpoint, restore
+from trainlab.storage import checkpoint, restore
 
 SMALL = ["preflight=none", "max_steps=150", "quiet=true", "checkpoint.every=15",
          "evaluate.every=20",

@@ -20,7 +20,7 @@ def run(*overrides: str) -> dict[str, Any]:
 
 def load(run: Any) -> Any:
     """The best model of a finished run, its preprocessing and its classes."""
-    from trainlab.finished import load
+    from trainlab.experiment.evaluate import load
 
     return load(run)
 
@@ -28,7 +28,7 @@ def load(run: Any) -> Any:
 def check(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any = None) -> Any:
     """The preflight checks on a model of your own: list of Verdict. batch is (x, y); model and
     optimizer are left as they were."""
-    from trainlab.checks.battery import check
+    from trainlab.checks.api import check
 
     return check(model, loss, optimizer, batch, step)
 

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__, errors, rundir, words
+from trainlab import __version__, errors
+from trainlab.config import words
+from trainlab.storage import run_folder
 
 RUNS = Path("runs")
 UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
@@ -45,10 +47,10 @@ def entry() -> None:
 
 def run(*overrides: str) -> dict[str, Any]:
     """`trainlab.run`: one run in this process, errors raised."""
-    from trainlab import command
+    from trainlab.cli import compose
 
-    with command.loaded() as hydra:
-        asked = command.check(hydra, with_saved(overrides))
+    with compose.loaded() as hydra:
+        asked = compose.check(hydra, with_saved(overrides))
         if asked.ours.repeats > 1:
             raise errors.ConfigError("repeats: many runs; use python -m trainlab, or call it often")
         outcome, _ = single(asked)
@@ -59,31 +61,31 @@ def run(*overrides: str) -> dict[str, Any]:
 
 def _asked(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        from trainlab import slips
+        from trainlab.config import hints
 
-        print(slips.help_text())
+        print(hints.help_text())
         return 0
     if "--version" in argv:
         from importlib.metadata import version
 
         print(f"trainlab {__version__}, Hydra {version('hydra-core')}")
         return 0
-    from trainlab import command
+    from trainlab.cli import compose
 
-    args = command.flags(argv)
-    with command.loaded(args.config_dir) as hydra:
+    args = compose.flags(argv)
+    with compose.loaded(args.config_dir) as hydra:
         if args.shell_completion:
             return hydra.shell_completion("config", args.overrides) or 0
         if args.hydra_help:
-            return hydra.hydra_help("config", command.get_args_parser(), args) or 0
+            return hydra.hydra_help("config", compose.get_args_parser(), args) or 0
         typed = args.overrides if args.multirun else with_saved(args.overrides)
-        asked = command.check(hydra, typed, args.multirun, args.config_dir)
+        asked = compose.check(hydra, typed, args.multirun, args.config_dir)
         if args.info is not None:
             return hydra.show_info(args.info, "config", asked.first) or 0
         if args.cfg:
             return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
         if args.multirun or asked.ours.repeats > 1:
-            from trainlab.multirun import place, sweep
+            from trainlab.cli.multirun import place, sweep
 
             new = partial(wanted, None, "sweep" if args.multirun else name(asked))
             return sweep(asked, partial(place, RUNS, asked, new), job, report)
@@ -104,9 +106,9 @@ def single(asked: Any) -> tuple[Any, Path]:
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
-    before = rundir.told(directory)
+    before = run_folder.told(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
-    if cfg.hydra.output_subdir != ".hydra" and before == rundir.told(directory):
+    if cfg.hydra.output_subdir != ".hydra" and before == run_folder.told(directory):
         # refused, or only evaluated: the next resume must not take its overrides for the run's own
         shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory
@@ -119,14 +121,14 @@ def job(cfg: Any, tell: Any = None) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from trainlab import command
-    from trainlab.build import Door
+    from trainlab.cli import compose
+    from trainlab.config.build import Door
 
     try:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # only the first of them has been looked at
             typed = [line.partition("=")[0] for line in hydra.overrides.task]
-            command.settled(cfg, hydra.runtime.choices, typed)
+            compose.settled(cfg, hydra.runtime.choices, typed)
         directory = Path(os.path.relpath(hydra.runtime.output_dir))
         if ".." in directory.parts:
             directory = directory.resolve()
@@ -153,7 +155,7 @@ def folder(asked: Any) -> Path:
     if cfg.resume == "auto" and given is not None:
         cfg.resume = given if (Path(given) / "status.json").exists() else None
     elif cfg.resume == "auto":
-        from trainlab import resume
+        from trainlab.cli import resume
 
         cfg.resume = resume.unfinished(asked.ours, RUNS)
         if cfg.resume is None and not cfg.quiet:
@@ -176,7 +178,7 @@ def folder(asked: Any) -> Path:
 
 def wanted(given: str | None, named: str) -> Path:
     """The folder asked for, or a new one among RUNS."""
-    return Path(given) if given else rundir.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
+    return Path(given) if given else run_folder.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
 
 
 def name(asked: Any) -> str:
@@ -194,7 +196,7 @@ def with_saved(typed: Sequence[str]) -> list[str]:
     where = dict(arg.partition("=")[::2] for arg in typed).get("resume", "null")
     if where in ("", "null", "auto"):
         return list(typed)
-    from trainlab import resume
+    from trainlab.cli import resume
 
     return resume.overrides(typed, where, RUNS)
 
@@ -209,9 +211,9 @@ def report(error: BaseException, directory: Path | None = None) -> int:
             place = f"traceback in {directory}/error.txt"
     if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
-    from trainlab import slips  # only a run that goes wrong reads how
+    from trainlab.config import hints  # only a run that goes wrong reads how
 
-    mine = slips.known(error, place)
+    mine = hints.known(error, place)
     print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
 

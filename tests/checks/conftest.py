@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 CLASSES = 10
 

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Verdict, run_checks
 from trainlab.checks import overfit as overfit_file
 from trainlab.checks.accumulation import accumulation
-from trainlab.checks.ground import floor, no_dropout
 from trainlab.checks.initial_loss import initial_loss
 from trainlab.checks.input_ignored import input_ignored
 from trainlab.checks.output_range import output_range
 from trainlab.checks.overfit import overfit
 from trainlab.checks.parameters import parameters
 from trainlab.checks.penalty import penalty
+from trainlab.checks.tools import floor, no_dropout
 from trainlab.errors import ConfigError, NonFiniteError
 from trainlab.optim.penalty import elastic
 

@@ -13,9 +13,7 @@ from recipes import bench, fresh, net, with_train
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab import words
 from trainlab.__main__ import main
-from trainlab.build import Door
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, run_checks
 from trainlab.checks.baselines import baselines
 from trainlab.checks.data_card import data_card
@@ -27,9 +25,11 @@ from trainlab.checks.linear_network import linear_network
 from trainlab.checks.profile import profile
 from trainlab.checks.reduction import reduction
 from trainlab.checks.symmetry import effective_rank, symmetry
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.examine import of_verdicts
-from trainlab.world import random_state
+from trainlab.training.randomness import random_state
 
 DEEP = "model.widths=[64,64,64,64,64,64,64,64]"
 

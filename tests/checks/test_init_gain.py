@@ -8,9 +8,9 @@ import torch
 import yaml
 from torch import nn
 
-from trainlab.build import Door
 from trainlab.checks import PASS, SKIPPED, WARN
 from trainlab.checks.init_gain import init_gain
+from trainlab.config.build import Door
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 

@@ -10,7 +10,6 @@ from recipes import fresh, net, with_train
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab import train
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN
 from trainlab.checks.architecture import architecture
 from trainlab.checks.data_card import data_card
@@ -222,7 +221,9 @@ def test_metric(monkeypatch, fresh_of):
     assert metric(fresh()).status == PASS
     assert metric(fresh("init=zeros")).status == PASS  # all outputs tie
     assert metric(fresh("norm=batch", "accumulate=4")).status == PASS
-    monkeypatch.setattr(train, "hits", lambda z, y: (z.argmax(0)[y] == y).sum(-1))
+    monkeypatch.setattr(
+        "trainlab.training.trainer.hits", lambda z, y: (z.argmax(0)[y] == y).sum(-1)
+    )
     verdict = metric(fresh())
     assert (verdict.status, verdict.cause) == (FAIL, "metric.inconsistent")
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from scipy import ndimage, stats
 
-from trainlab import spine, words, world
-from trainlab.build import Door
+from trainlab.config import keys, words
+from trainlab.config.build import Door
 from trainlab.data import augment
 from trainlab.data.augment import Draw, augmented, unsafe
 from trainlab.errors import ConfigError
+from trainlab.training import randomness
 
 WORDS = [word for word in words.groups()["augment"] if word != "none"]
 TABLES = {"noise", "mixup"}
@@ -27,10 +28,10 @@ MOVES = {"flip", "shift", "pad_crop", "cutout"}  # uint8 stays uint8; so it does
 MIXES = {"mixup", "cutmix"}
 
 
-def part(word: str, **keys):
+def part(word: str, **values):
     node = OmegaConf.load(words.conf() / "augment" / f"{word}.yaml")
     made = Door()(node)
-    return partial(made, **keys)
+    return partial(made, **values)
 
 
 def draw(seed: int = 0, max_value: float = 255.0, classes: int = 4) -> Draw:
@@ -78,9 +79,9 @@ def test_a_function_of_seed_and_step_that_touches_no_other_stream(word):
     x, y = images(16)
     step = partial(augmented, [part(word), part("noise")], 3, 255.0, 4, x, y)
     torch.manual_seed(5)
-    before = world.random_state()[0]
+    before = randomness.random_state()[0]
     z, t = step(7)
-    assert all(torch.equal(v, before[k]) for k, v in world.random_state()[0].items())
+    assert all(torch.equal(v, before[k]) for k, v in randomness.random_state()[0].items())
     torch.manual_seed(99)
     torch.rand(10)
     assert all(map(torch.equal, step(7), (z, t)))
@@ -244,10 +245,10 @@ def test_tables_are_refused_or_meant(word):
 @pytest.mark.parametrize("word", WORDS)
 def test_keys_of_the_file_are_those_of_the_function_and_typed(word):
     body = words.literals("augment", word)
-    keys = {k.rsplit(".", 1)[1]: v for k, v in body.items() if "._" not in k}
+    values = {k.rsplit(".", 1)[1]: v for k, v in body.items() if "._" not in k}
     names = inspect.signature(getattr(augment, word)).parameters
-    assert keys == {k: p.default for k, p in names.items() if p.default is not p.empty}
-    assert all(spine.declared(f"augment.{word}.{key}") for key in keys)
+    assert values == {k: p.default for k, p in names.items() if p.default is not p.empty}
+    assert all(keys.declared(f"augment.{word}.{key}") for key in values)
 
 
 def test_what_a_data_set_does_not_vouch_for_is_named():
@@ -281,11 +282,11 @@ def test_every_word_trains(word, tmp_path):
 
 
 def test_evaluation_and_preflight_see_the_images_as_they_are():
-    from trainlab import command
-    from trainlab.story import prepare
+    from trainlab.cli import compose
+    from trainlab.experiment.phases import prepare
 
-    with command.loaded() as hydra:
-        cfg = command.check(hydra, ["augment=[noise,mixup]"]).ours
+    with compose.loaded() as hydra:
+        cfg = compose.check(hydra, ["augment=[noise,mixup]"]).ours
     bench = prepare(cfg, Door())
     trainer, plain = bench.fresh(), bench.fresh(plain=True)
     (x, y), (px, py) = trainer.batches(3), plain.batches(3)

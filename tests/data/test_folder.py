@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import trainlab
-from trainlab.data import decoded, folder
+from trainlab.data import folder, image_cache
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.folder import image_folder
-from trainlab.data.linear import zca
+from trainlab.data.memory_map import Rows
 from trainlab.data.options import chosen
 from trainlab.data.preprocess import standardize
-from trainlab.data.stored import Rows
+from trainlab.data.whitening import zca
 from trainlab.errors import DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -89,9 +89,9 @@ def test_splits_by_folder(tmp_path, val):
 
 def test_a_second_run_decodes_nothing_and_a_change_everything(tmp_path, cache):
     root = build(tmp_path / "images")
-    before = decoded.decodes
+    before = image_cache.decodes
     first = image_folder(str(root))
-    assert decoded.decodes == before + 20
+    assert image_cache.decodes == before + 20
     assert any("20 images decoded in" in notice for notice in first.notices)
     again = image_folder(str(root))
     streamed = image_folder(str(root), memory_limit=0)
@@ -99,15 +99,15 @@ def test_a_second_run_decodes_nothing_and_a_change_everything(tmp_path, cache):
         batches = Batches(data.train, standardize(data.train.x, 255.0), 4, partial(shuffled, 14, 0))
         for step in range(2 * batches.per_epoch):
             batches(step)
-    assert decoded.decodes == before + 20
+    assert image_cache.decodes == before + 20
     assert again.digest() == first.digest() == streamed.digest()
     assert again.notices == ()
     assert len(list(cache.iterdir())) == 2
     os.utime(root / "ant" / "03.png", ns=(1, 1))
     image_folder(str(root))
-    assert decoded.decodes == before + 40
+    assert image_cache.decodes == before + 40
     image_folder(str(root), size=4)
-    assert decoded.decodes == before + 60
+    assert image_cache.decodes == before + 60
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -368,7 +368,7 @@ def test_a_build_that_stops_leaves_nothing_behind(tmp_path, cache, monkeypatch):
     def full(*args):
         raise OSError(28, "No space")
 
-    monkeypatch.setattr(decoded.durable, "replace", full)
+    monkeypatch.setattr(image_cache.durable, "replace", full)
     with pytest.raises(trainlab.errors.MachineError, match="cannot write .No space"):
         image_folder(str(root))
     assert list(cache.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainlab import spine
+from trainlab.config import keys
 from trainlab.data import options
 from trainlab.data.options import chosen
 from trainlab.data.sources import digits
@@ -42,8 +42,8 @@ def test_the_spine_has_every_option_at_its_default():
 
     parameters = inspect.signature(chosen).parameters
     asked = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    keys = {name: rule.default for name, rule in spine.SPINE.items() if name.startswith("data.")}
-    assert keys == {f"data.{name}": value for name, value in asked.items()}
+    owned = {name: rule.default for name, rule in keys.SPINE.items() if name.startswith("data.")}
+    assert owned == {f"data.{name}": value for name, value in asked.items()}
     untouched = chosen(DIGITS, 0, **asked)
     assert untouched.digest() == DIGITS.digest()
 
@@ -178,12 +178,12 @@ def test_what_the_data_do_not_allow(asked, message):
 
 
 def bench_of(*overrides):
-    from trainlab import command
-    from trainlab.build import Door
-    from trainlab.story import prepare
+    from trainlab.cli import compose
+    from trainlab.config.build import Door
+    from trainlab.experiment.phases import prepare
 
-    with command.loaded() as hydra:
-        return prepare(command.check(hydra, overrides).ours, Door())
+    with compose.loaded() as hydra:
+        return prepare(compose.check(hydra, overrides).ours, Door())
 
 
 def test_sorted_trains_on_one_class_after_the_other():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import trainlab
-from trainlab import words
-from trainlab.build import Door
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.data import tables
 from trainlab.data.tables import breast_cancer, wine
 from trainlab.data.toys import blobs, spirals, two_moons

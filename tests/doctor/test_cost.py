@@ -8,7 +8,7 @@ from forked import finish
 
 from trainlab.doctor import cost as costs
 from trainlab.doctor.cost import Cost, looks, slowed, told
-from trainlab.train import due
+from trainlab.training.trainer import due
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 64, 100, 1000])

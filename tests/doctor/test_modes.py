@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from trainlab import examine
 from trainlab.doctor.modes import both_modes
-from trainlab.log import rows
-from trainlab.train import Trainer
+from trainlab.observe.metrics_log import rows
+from trainlab.training.trainer import Trainer
 
 QUICK = ["task=train", "preflight=quick", "epochs=8", "seed=3"]
 BN = ["norm=batch", "model.widths=[64,32]"]

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainlab import command, examine
+from trainlab import examine
+from trainlab.cli import compose
 from trainlab.doctor.causes import EXPLAINS, ranked
 from trainlab.doctor.examine import findings
 from trainlab.doctor.finding import MOST, Finding, card, shown
-from trainlab.doctor.signal import decades
+from trainlab.doctor.rules.layers import decades
 from trainlab.errors import NonFiniteError
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 LAYERS = "01.tanh", "02.tanh", "03.logits"
 WEIGHTS = "01.a.weight", "02.b.weight", "03.head.weight"
@@ -405,9 +406,9 @@ def test_every_remedy_can_be_typed():
     for changes in PLANTED.values():
         for f in findings(rows(changes)):
             typed |= {tuple(words.split()) for words in f.remedy.split(" or ")}
-    with command.loaded() as hydra:
+    with compose.loaded() as hydra:
         for words in typed:
-            command.check(hydra, list(words))
+            compose.check(hydra, list(words))
     assert len(typed) > 15
 
 

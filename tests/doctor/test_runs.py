@@ -9,7 +9,7 @@ import pytest
 from forked import finish, start
 
 from trainlab import examine
-from trainlab.log import rows
+from trainlab.observe.metrics_log import rows
 
 SHORT = ["preflight=none", "epochs=5", "seed=11"]
 HEALTHY = {

@@ -9,9 +9,11 @@ import torch
 from benches import bench_of
 
 import trainlab
-from trainlab import checkpoint, restore, words, world
 from trainlab.__main__ import main
+from trainlab.config import words
 from trainlab.errors import ConfigError
+from trainlab.storage import checkpoint, restore
+from trainlab.training import randomness
 
 WORDS = [word for word in words.groups()["fault"] if word != "none"]
 NEEDS = {
@@ -29,7 +31,7 @@ def fresh(word, *more):
 
 
 def steps(trainer, count):
-    world.seed_everything(0, "dropout")
+    randomness.seed_everything(0, "dropout")
     trainer.train_mode(trainer.model)
     return torch.stack([trainer.step(*trainer.batches(trainer.at)).detach() for _ in range(count)])
 
@@ -77,9 +79,9 @@ def test_it_resumes_bit_for_bit(word):
     steps(half, 2)
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
-    random = copy.deepcopy(world.random_state())
+    random = copy.deepcopy(randomness.random_state())
     restore.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
-    world.restore_random_state(*random)
+    randomness.restore_random_state(*random)
     again.train_mode(again.model)
     for _ in range(3):
         again.step(*again.batches(again.at))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from trainlab.build import Door
+from trainlab.config.build import Door
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -9,16 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab.errors import ConfigError
-from trainlab.measure import measure
 from trainlab.nn import norm
 from trainlab.nn.activation import gain, sized
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 from trainlab.nn.rectifier import Maxout, ReLUSquared, prelu
 from trainlab.nn.saturation import saturates
+from trainlab.observe.capture import look, taps
+from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation as probe
 from trainlab.probes.activation import dead
-from trainlab.taps import look, taps
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (5, 12, 4, 3)])

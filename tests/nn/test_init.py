@@ -13,7 +13,7 @@ from trainlab.nn.cnn import cnn
 from trainlab.nn.draws import TRUNCATED, identity, truncated
 from trainlab.nn.init import initialise, keep, weighted
 from trainlab.nn.mlp import mlp
-from trainlab.taps import outputs
+from trainlab.observe.capture import outputs
 
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
 X = {"mlp": (6,), "cnn": (2, 8, 8)}

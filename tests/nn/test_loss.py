@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab.checks.ground import floor
+from trainlab.checks.tools import floor
 from trainlab.errors import ConfigError
 from trainlab.nn import loss
 

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from trainlab import words
-from trainlab.build import Door
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.nn import cnn, init, mlp, norm, pretrained, residual
 
@@ -162,7 +162,7 @@ def test_drop_path_equals_torchvisions(shape):
 
 
 def test_dropout_off_is_drop_path_off():
-    from trainlab.checks.ground import no_dropout
+    from trainlab.checks.tools import no_dropout
 
     model = build("residual_mlp", (13,), drop_path=0.5)
     x = torch.randn(5, 13)

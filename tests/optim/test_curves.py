@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
-from trainlab import words
-from trainlab.build import Door
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.optim import curves, schedule
 

@@ -12,9 +12,9 @@ from trainlab.errors import ConfigError
 from trainlab.nn import norm
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
+from trainlab.observe.console import Show
 from trainlab.optim import penalty
 from trainlab.optim.groups import decayed, groups, matrices, rest
-from trainlab.show import Show
 
 
 def model_of():

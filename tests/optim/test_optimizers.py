@@ -8,14 +8,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from trainlab import checkpoint, restore, words
-from trainlab.build import Door
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.optim.descent import LARS, AnnealedNoise, MomentumEMA
 from trainlab.optim.groups import groups
 from trainlab.optim.muon import QUINTIC, Muon, orthogonalised
 from trainlab.optim.schedule import cosine
-from trainlab.train import Every, Trainer, Watch
+from trainlab.storage import checkpoint, restore
+from trainlab.training.trainer import Every, Trainer, Watch
 
 WORDS = words.groups()["optim"]
 KEYS = {"lr", "weight_decay"}

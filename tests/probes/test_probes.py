@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab.measure import Histogram, counted, measure, single, strided
+from trainlab.observe.capture import Sight, look, taps, watching
+from trainlab.observe.statistics import Histogram, counted, measure, single, strided
 from trainlab.probes.activation import activation, dead, moments, saturated
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
-from trainlab.taps import Sight, look, taps, watching
 
 
 def call(function, x, *args, **kwargs):

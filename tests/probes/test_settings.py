@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab import speed
-from trainlab.measure import measure
+from trainlab.observe.capture import look, looking
+from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
-from trainlab.taps import look, looking
-from trainlab.train import Every, Trainer, Watch
+from trainlab.training.trainer import Every, Trainer, Watch
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update}
 SMALL = ["model.widths=[16,12]", "batch_size=64", "schedule=constant"]

@@ -5,10 +5,10 @@ import torch
 from benches import bench_of
 from stacking import LRS, SEEDS, compare, single, typed
 
-from trainlab import words
+from trainlab.config import words
 from trainlab.errors import ConfigError
 from trainlab.stack import Stack
-from trainlab.train import Every, Watch
+from trainlab.training.trainer import Every, Watch
 
 CNN = ["model=cnn", "model.channels=[4,6]"]
 NORMS = ["none", "batch", "layer", "group", "instance", "rms", "weight"]

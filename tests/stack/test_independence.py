@@ -5,10 +5,10 @@ import torch
 from benches import bench_of
 from stacking import close, rows_of, single, typed
 
-from trainlab import checkpoint, restore
 from trainlab.stack import Stack
-from trainlab.train import Every, Watch
-from trainlab.world import stream
+from trainlab.storage import checkpoint, restore
+from trainlab.training.randomness import stream
+from trainlab.training.trainer import Every, Watch
 
 KINDS = {
     "mlp, momentum": ["norm=batch", "model.dropout=0.2"],

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainlab import durable
 from trainlab.errors import ConfigError, NonFiniteError, TrainlabError
-from trainlab.train import Trainer
-from trainlab.world import random_state, restore_random_state
+from trainlab.storage import atomic
+from trainlab.training.randomness import random_state, restore_random_state
+from trainlab.training.trainer import Trainer
 
 PASS, WARN, FAIL, SKIPPED = "PASS", "WARN", "FAIL", "SKIPPED"
 Fresh = Callable[[], Trainer]
@@ -74,7 +74,7 @@ def preflight(
     begun = time.monotonic()
     verdicts = run_checks(checks, fresh)
     show.verdicts(verdicts, time.monotonic() - begun)
-    durable.write_json(directory / "verdicts.json", [asdict(v) for v in verdicts])
+    atomic.write_json(directory / "verdicts.json", [asdict(v) for v in verdicts])
     for v in verdicts:
         if v.stops or (v.status == FAIL and stop):
             text = f"preflight {v.name}: {v.saw}, expected {v.expected}; {v.advice}"

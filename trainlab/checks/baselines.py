@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_classes, no_dropout
-from trainlab.train import Trainer
+from trainlab.checks.tools import images, no_classes, no_dropout
+from trainlab.training.trainer import Trainer
 
 IMAGES, BATCH, STEPS, EVERY = 256, 64, 200, 20
 MARGIN = 0.02  # of the loss without input

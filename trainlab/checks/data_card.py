@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
-from trainlab.checks.ground import one_pass, sample
+from trainlab.checks.tools import one_pass, sample
 
 STD, MEAN = 3.0, 1.0  # beyond them inputs are not normalised; raw digits have mean 4.9, std 6
 TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other data

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
-from trainlab.checks.ground import one_pass
+from trainlab.checks.tools import one_pass
 
 VALUES = 2**28  # of each split at most (1 GB read, one batch at a time); a digest takes 16 bytes
 SAME = 0.2  # of the samples are one and the same

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout
-from trainlab.taps import eager, unmoved
+from trainlab.checks.tools import images, no_dropout
+from trainlab.observe.capture import eager, unmoved
 
 IMAGES, ENTRIES = 8, 32
 STEP = 1e-5

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout
+from trainlab.checks.tools import images, no_dropout
 from trainlab.nn.init import NORMS
-from trainlab.taps import Layer, taps
+from trainlab.observe.capture import Layer, taps
 
 IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch

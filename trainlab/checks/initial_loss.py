@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import as_outputs, images, no_classes, no_dropout
+from trainlab.checks.tools import as_outputs, images, no_classes, no_dropout
 
 # Standard deviation of the logits over classes that is worth a warning. 432 correct nets on digits
 # (linear, MLP, CNN; four activations; Xavier, He, torch's own; three norms) have at most 2.8; He

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout, redraw
-from trainlab.train import evaluating
+from trainlab.checks.tools import images, no_dropout, redraw
+from trainlab.training.trainer import evaluating
 
 IMAGES, DRAWS = 64, 3
 PART = 0.25  # of the pixels; a strided convolution without padding leaves out up to 23 % of 8x8

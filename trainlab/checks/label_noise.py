@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import in_file_order, sample
+from trainlab.checks.tools import in_file_order, sample
 
 MOST, LEAST = 2000, 200  # samples
 NEIGHBOURS, LEAD = 10, 3  # votes by which the first class must lead the second

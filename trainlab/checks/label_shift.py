@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import in_file_order, sample
+from trainlab.checks.tools import in_file_order, sample
 
 SHIFTS = 3  # positions to either side
 RIDGE = 1.0  # of kernel entries near 1

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, redraw
-from trainlab.train import evaluating
+from trainlab.checks.tools import images, redraw
+from trainlab.training.trainer import evaluating
 
 IMAGES, DRAWS = 64, 2
 CLOSE = 1e-4  # relative, of float32 arithmetic

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
-from trainlab.checks.ground import images, no_classes, no_dropout
+from trainlab.checks.tools import images, no_classes, no_dropout
 
 IMAGES = 64
 EXPECTED = "the loss falls where the right class wins: the slopes agree"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
-from trainlab.checks.ground import no_classes, no_dropout
-from trainlab.train import classes_of, evaluating
+from trainlab.checks.tools import no_classes, no_dropout
+from trainlab.training.trainer import classes_of, evaluating
 
 
 def metric(fresh: Fresh) -> Verdict:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
-from trainlab.checks.ground import images
+from trainlab.checks.tools import images
 from trainlab.data.batches import Batches
 from trainlab.optim.groups import rest
-from trainlab.train import Trainer, evaluating
+from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, SETTLE = 128, 4  # batches that batch-norm statistics are settled on
 RATE = 0.7  # of dropout; 0.5 is usual (Srivastava et al. 2014)

@@ -5,8 +5,8 @@ import math
 import torch
 
 from trainlab.checks import Fresh
-from trainlab.checks.ground import images, no_dropout
-from trainlab.train import Trainer
+from trainlab.checks.tools import images, no_dropout
+from trainlab.training.trainer import Trainer
 
 TINY, USUAL = 4, 32  # samples a batch: judged, and compared with
 STEPS, RAMP = 120, 20  # of which so many warm up

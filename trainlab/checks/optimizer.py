@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
 from trainlab.checks.noise import noisy
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
 EPS = 5.0  # times the root of the second moment; eps is meant to be far below it

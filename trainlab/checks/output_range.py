@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import (
+from trainlab.checks.tools import (
     images,
     no_classes,
     no_dropout,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import floor, images, no_classes, no_dropout
-from trainlab.train import Trainer, evaluating
+from trainlab.checks.tools import floor, images, no_classes, no_dropout
+from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, STEPS, EVERY = 20, 300, 10
 FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # on the lr, where the user's own fails

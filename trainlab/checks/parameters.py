@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 STILL = "loop.param_not_updated"
 TINY = 1e-6  # of the largest weight: a smaller lr * gradient is lost in float32

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
-from trainlab.checks.ground import no_dropout
+from trainlab.checks.tools import no_dropout
 from trainlab.optim.penalty import elastic
 
 TRIAL = 1e-2  # where no penalty is set

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout
 from trainlab.checks.init_gain import init_gain
-from trainlab.taps import Layer, look
-from trainlab.train import Trainer
+from trainlab.checks.tools import images, no_dropout
+from trainlab.observe.capture import Layer, look
+from trainlab.training.trainer import Trainer
 
 IMAGES, TRIES = 128, 8  # steps, of which the first may warm up from lr 0
 FORWARD = (-2.0, 1.5)  # log10 of last over first hidden layer

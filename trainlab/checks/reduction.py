@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout
+from trainlab.checks.tools import images, no_dropout
 
 IMAGES = 64
 

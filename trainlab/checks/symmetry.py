@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
-from trainlab.checks.ground import images, no_dropout
-from trainlab.taps import Layer, look
+from trainlab.checks.tools import images, no_dropout
+from trainlab.observe.capture import Layer, look
 
 IMAGES, UNITS, ROWS = 128, 512, 2048  # at most
 SAME = 1e-5  # relative distance of twins

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
-from trainlab.world import number
+from trainlab.training.randomness import number
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
-from trainlab.world import stream
+from trainlab.training.randomness import stream
 
 
 def shuffled(n: int, seed: int, epoch: int) -> Tensor:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from trainlab.data.dealt import FOR_IMAGES, dealt, with_test
-from trainlab.data.decoded import File, decoded_once
+from trainlab.data.image_cache import File, decoded_once
+from trainlab.data.memory_map import Rows
 from trainlab.data.splits import Split, Splits
-from trainlab.data.stored import Rows
 from trainlab.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainlab import slips, words
+from trainlab.config import hints, words
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 
@@ -18,7 +18,7 @@ def other(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
     """
     known = words.groups()["preprocess"]
     if word not in known:
-        raise slips.no_word("preprocess.test", word, known, None)
+        raise hints.no_word("preprocess.test", word, known, None)
     node = OmegaConf.load(words.conf() / "preprocess" / f"{word}.yaml")
     fitted = door(OmegaConf.create({"preprocess": node})["preprocess"])
     fitted = fitted(splits.train.x, splits.max_value)

@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from trainlab.config.keys import plain
 from trainlab.data.splits import Split, Splits, stratified
 from trainlab.errors import ConfigError
-from trainlab.spine import plain
-from trainlab.world import stream
+from trainlab.training.randomness import stream
 
 
 def chosen(

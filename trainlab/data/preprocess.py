@@ -54,16 +54,16 @@ class Affine:
         """The state as a manifest can hold it: numbers, or the file of them that `keep` writes."""
         if self.scale.numel() <= MOST_TOLD:
             return {name: t.tolist() for name, t in self.state().items()}
-        from trainlab.data import kept
+        from trainlab.data import preprocess_file
 
-        return kept.named(self.state())
+        return preprocess_file.named(self.state())
 
     def keep(self, run: Path) -> None:
         """Write that file into the run folder, if there is one."""
         if self.scale.numel() > MOST_TOLD:
-            from trainlab.data import kept
+            from trainlab.data import preprocess_file
 
-            kept.write(run, self.state())
+            preprocess_file.write(run, self.state())
 
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample after it."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainlab import spine
+from trainlab.config import keys
 from trainlab.data.splits import Split, Splits, stratified
 
 DIGITS = Path(__file__).parent.parent / "data_files" / "digits.npz"
@@ -18,7 +18,7 @@ NO_FLIP = ("shift", "pad_crop", "rotate", "noise", "cutout", "jitter", "mixup", 
 def loaded(door: Callable, node: Any, options: dict[str, Any]) -> Splits:
     """The splits of a data word, with what the user changed about them (options.py)."""
     splits = door(node)
-    if options == spine.defaults()["data"]:
+    if options == keys.defaults()["data"]:
         return splits
     from trainlab.data.options import chosen
 

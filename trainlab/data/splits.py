@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainlab.errors import DataError
-from trainlab.world import stream
+from trainlab.training.randomness import stream
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainlab.data.dealt import FOR_TABLES, dealt
 from trainlab.data.splits import Split, Splits
-from trainlab.world import stream
+from trainlab.training.randomness import stream
 
 
 def spirals(

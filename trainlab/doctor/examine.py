@@ -6,41 +6,42 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from trainlab import durable, log
-from trainlab.doctor import agreement, bounds, learning, progress, signal
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.finding import ERROR, INFO, PREFLIGHT, WARNING, Finding
 from trainlab.doctor.history import History
+from trainlab.doctor.rules import constraints, curves, fit, layers, modes
+from trainlab.observe import metrics_log
+from trainlab.storage import atomic
 
 SEVERITY = {"FAIL": ERROR, "WARN": WARNING}  # of a verdict
 # among findings of one severity the first is shown first
 RULES = (
-    agreement.wrong_mode,
-    agreement.dropout_high,
-    bounds.not_updated,
-    bounds.constant_weights,
-    bounds.decay_dominates,
-    signal.dead_units,
-    signal.vanishing_signal,
-    signal.exploding_signal,
-    learning.lr_too_high,
-    learning.lr_too_low,
-    signal.saturation,
-    signal.vanishing_gradient,
-    signal.exploding_gradient,
-    signal.nonfinite,
-    learning.not_learning,
-    signal.dead_signal,
-    bounds.schedule_ends_early,
-    learning.labels_random,
-    agreement.stale_statistics,
-    learning.split_shift,
-    progress.metric_apart,
-    learning.overfitting,
-    progress.by_heart,
-    progress.undertrained,
-    learning.loss_spike,
-    bounds.clipping,
+    modes.wrong_mode,
+    modes.dropout_high,
+    constraints.not_updated,
+    constraints.constant_weights,
+    constraints.decay_dominates,
+    layers.dead_units,
+    layers.vanishing_signal,
+    layers.exploding_signal,
+    curves.lr_too_high,
+    curves.lr_too_low,
+    layers.saturation,
+    layers.vanishing_gradient,
+    layers.exploding_gradient,
+    layers.nonfinite,
+    curves.not_learning,
+    layers.dead_signal,
+    constraints.schedule_ends_early,
+    curves.labels_random,
+    modes.stale_statistics,
+    curves.split_shift,
+    fit.metric_apart,
+    curves.overfitting,
+    fit.by_heart,
+    fit.undertrained,
+    curves.loss_spike,
+    constraints.clipping,
 )
 
 
@@ -84,7 +85,7 @@ def examine(directory: str | Path) -> list[Finding]:
     checks = Path(directory) / "verdicts.json"
     seen = of_verdicts(json.loads(checks.read_text())) if checks.exists() else []
     try:
-        said = findings(log.rows(Path(directory) / "metrics.jsonl"))
+        said = findings(metrics_log.rows(Path(directory) / "metrics.jsonl"))
     except FileNotFoundError:  # preflight ended the run
         if not seen:
             raise
@@ -118,4 +119,4 @@ def merged(seen: Iterable[Finding], said: Iterable[Finding]) -> list[Finding]:
 
 def keep(directory: Path, found: Iterable[Finding]) -> None:
     """Write findings.json."""
-    durable.write_json(directory / "findings.json", [asdict(finding) for finding in found])
+    atomic.write_json(directory / "findings.json", [asdict(finding) for finding in found])

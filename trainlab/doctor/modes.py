@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.taps import eager, unmoved
-from trainlab.train import evaluating
+from trainlab.observe.capture import eager, unmoved
+from trainlab.training.trainer import evaluating
 
 NORM, DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 

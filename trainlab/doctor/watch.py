@@ -14,8 +14,8 @@ from trainlab.doctor.examine import examine, keep
 from trainlab.doctor.finding import card, shown
 from trainlab.doctor.modes import both_modes
 from trainlab.errors import NonFiniteError
-from trainlab.taps import eager, unmoved
-from trainlab.train import Watch, due, evaluating
+from trainlab.observe.capture import eager, unmoved
+from trainlab.training.trainer import Watch, due, evaluating
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainlab.data.batches import Batches
 from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 
 class Through:

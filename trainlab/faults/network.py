@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainlab.data.batches import Batches
 from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 HOMES = "torch.nn.modules.activation", "trainlab.nn.rectifier"
 OTHERS = nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax

@@ -7,7 +7,7 @@ from torch import nn
 from trainlab.errors import ConfigError
 from trainlab.faults.data import resized
 from trainlab.optim.clip import by_norm
-from trainlab.train import Trainer
+from trainlab.training.trainer import Trainer
 
 
 def sign(trainer: Trainer, severity: float) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.nn.init import assign, initialise, keep, weighted
-from trainlab.taps import outputs
+from trainlab.observe.capture import outputs
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ B batch, F features or channels (dimension 1), P pieces.
 from torch import Tensor, nn
 
 from trainlab.errors import ConfigError
-from trainlab.taps import one_call
+from trainlab.observe.capture import one_call
 
 
 @one_call

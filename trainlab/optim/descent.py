@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainlab.world import number
+from trainlab.training.randomness import number
 
 
 class Descent(Optimizer):

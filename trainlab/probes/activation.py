@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.measure import Seen, alike, histograms, of_runs, small, tags, together
-from trainlab.taps import Layer, Sight, eager, taps, unmoved
+from trainlab.observe.capture import Layer, Sight, eager, taps, unmoved
+from trainlab.observe.statistics import Seen, alike, histograms, of_runs, small, tags, together
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
 ENOUGH = 1024  # samples that tell a dead unit: one that is active for 1 in 300 is missed by 3 %

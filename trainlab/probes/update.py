@@ -1,7 +1,7 @@
 """How far one step moves the weights. Named by conf/probe/."""
 
-from trainlab.measure import Norm, Seen, of_runs
-from trainlab.taps import Sight
+from trainlab.observe.capture import Sight
+from trainlab.observe.statistics import Norm, Seen, of_runs
 
 
 @of_runs

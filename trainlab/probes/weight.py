@@ -1,7 +1,7 @@
 """The size of the weights. Named by conf/probe/."""
 
-from trainlab.measure import Norm, Seen, alike, histograms, of_runs, rarely
-from trainlab.taps import Sight
+from trainlab.observe.capture import Sight
+from trainlab.observe.statistics import Norm, Seen, alike, histograms, of_runs, rarely
 
 
 @of_runs

@@ -15,7 +15,7 @@ runs, B batch, F features, C channels, H W image.
 
 from trainlab.stack.layers import stack
 from trainlab.stack.lifting import CrossEntropy, lift
+from trainlab.stack.optimizer import Optimizer
 from trainlab.stack.runs import Stack
-from trainlab.stack.updates import Optimizer
 
 __all__ = ["CrossEntropy", "Optimizer", "Stack", "lift", "stack"]

@@ -18,9 +18,9 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
-from trainlab.stack import drawing, stacked
+from trainlab.stack import random_layers, stacked
 from trainlab.stack.stacked import Stacked, of_runs
-from trainlab.world import stream
+from trainlab.training.randomness import stream
 
 # no weight, and the same for every number: nothing to do
 ELEMENTWISE = (
@@ -69,9 +69,9 @@ def _stacked(models: list[nn.Module], streams: list[torch.Generator], folded: bo
     for model in models:
         _same(first, model)
     if own is nn.Dropout:
-        return _as(folded, drawing.Dropout([model.p for model in models], streams))
+        return _as(folded, random_layers.Dropout([model.p for model in models], streams))
     if own is nn.RReLU:
-        return _as(folded, drawing.RReLU(first.lower, first.upper, streams))
+        return _as(folded, random_layers.RReLU(first.lower, first.upper, streams))
     if own in ELEMENTWISE or (folded and own.__module__.startswith("torch.nn") and _bare(first)):
         return first
     if own in FORMS and (reason := _odd(first)) is None:

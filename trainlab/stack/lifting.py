@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from trainlab.errors import ConfigError
-from trainlab.train import Trainer, spread
+from trainlab.training.trainer import Trainer, spread
 
 
 class Lifted:

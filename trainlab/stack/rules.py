@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, optim
 
 from trainlab.stack.lifting import over
-from trainlab.train import spread
+from trainlab.training.trainer import spread
 
 Group = dict[str, Any]
 State = dict[str, Any]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.errors import ConfigError
-from trainlab.stack import lifting, seen
-from trainlab.stack.drawing import Drawing
-from trainlab.stack.feeding import Fed, Repeated
+from trainlab.stack import lifting, state
+from trainlab.stack.batches import Fed, Repeated
 from trainlab.stack.layers import single_name, stack, streams_of
-from trainlab.stack.updates import Optimizer
-from trainlab.train import Trainer, evaluating
+from trainlab.stack.optimizer import Optimizer
+from trainlab.stack.random_layers import Drawing
+from trainlab.training.trainer import Trainer, evaluating
 
 UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
 ALIKE = "at", "steps", "accumulate", "monitor", "patience", "smooth"
@@ -92,7 +92,7 @@ class Stack:
         if first.average is not None:
             trainer.average = type(first.average)(self.model, first.average.rule)
             trainer.judged = first.judged
-        seen.take_in(trainer, trainers)
+        state.take_in(trainer, trainers)
 
     @torch.no_grad()
     def _terms(self) -> dict[str, Tensor]:
@@ -204,7 +204,7 @@ class Stack:
         self.streams = [self.streams[place] for place in places]
         self.batches.keep(places)
         trainer.schedule.keep(places)
-        seen.keep(trainer, places, index)
+        state.keep(trainer, places, index)
 
     @torch.no_grad()
     def take_out(self, run: int, single: Trainer) -> torch.Generator:
@@ -215,18 +215,18 @@ class Stack:
         single.model.load_state_dict(self.weights_of(run, self.model.state_dict()))
         params = dict(single.model.named_parameters())
         for name, p in self.model.named_parameters():
-            state = trainer.optimizer.of_run(at, p)
-            if state:
-                single.optimizer.state[params[single_name(name)]] = state
-        seen.take_out(trainer, at, single, partial(self.weights_of, run))
+            moments = trainer.optimizer.of_run(at, p)
+            if moments:
+                single.optimizer.state[params[single_name(name)]] = moments
+        state.take_out(trainer, at, single, partial(self.weights_of, run))
         return self.streams[at]
 
-    def weights_of(self, run: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def weights_of(self, run: int, stacked: dict[str, Tensor]) -> dict[str, Tensor]:
         """A run's own part of a state_dict of the stack, with the single model's names."""
         at = self.place(run)
         return {
             single_name(name): t[at].clone(memory_format=torch.contiguous_format)
-            for name, t in state.items()
+            for name, t in stacked.items()
             if not name.endswith("_extra_state")
         }
 

@@ -1,5 +1,5 @@
 """hydra/sweeper=grid and its sisters: which jobs there are is told by a sampler, what becomes of
-them by trainlab/sweep/drive.py. Hydra wants its plug-ins in this namespace."""
+them by trainlab/sweeps/execute/drive.py. Hydra wants its plug-ins in this namespace."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +19,6 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        from trainlab.sweep.drive import drive
+        from trainlab.sweeps.execute.drive import drive
 
         drive(self.launcher, self.context.config_loader, self.config, arguments, self.sampler)

@@ -12,6 +12,6 @@ class StackLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list:
-        from trainlab.sweep.launch import launch
+        from trainlab.sweeps.execute.launch import launch
 
         return launch(self.context, self.task, self.config, job_overrides, initial_job_idx)

@@ -1,0 +1,196 @@
+"""All the runs of one command: the sweep it starts or goes on with, and what came out of it."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trainlab import errors
+from trainlab.config import keys
+from trainlab.errors import ConfigError
+
+
+def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
+    """Run every job that has not ended, in a folder of its own; 8 when some were lost.
+
+    place(digest) gives the folder of the sweep. job(cfg) gives a summary or the exception that
+    ended it; report(error, folder) prints that. What can be refused is before a folder is made.
+    """
+    from trainlab.sweeps.execute import ledger
+    from trainlab.sweeps.results import leaderboard
+
+    plan = planned(asked)
+    directory = place(plan["digest"])
+    with ledger.held(directory, asked.place), stopping(asked.cfg.quiet):
+        taken_up(asked, directory, plan)
+        function = partial(one, job, report, ledger.ended)
+        function.__module__ = "trainlab.cli.multirun"  # Hydra asks for it
+        with leaderboard.live(directory, plan["jobs"], asked.cfg.quiet):
+            asked.hydra.multirun("config", function, lines(asked, directory))
+        leaderboard.close(directory, asked.cfg.quiet)
+    lost = [result for result in ledger.results(directory) if result["state"] in ledger.LOST]
+    for result in lost:
+        where, text = directory / result["folder"], result["reason"] or "see error.txt there"
+        print(f"trainlab: error[sweep]: {where}: {result['state']}: {text}", file=sys.stderr)
+    return 8 if lost else 0
+
+
+def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
+    """One run of many: its failure is told and does not end the others; a signal ends them all."""
+    from hydra.core.hydra_config import HydraConfig
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    outcome = job(cfg)
+    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Held)
+    code = report(outcome, directory) if told else 0
+    if isinstance(outcome, errors.Stopped):
+        sys.exit(code)
+    ended(outcome, directory, cfg)
+    return directory.name
+
+
+def planned(asked: Any) -> dict[str, Any]:
+    """What sweep.json says. Raises ConfigError for what cannot be swept as asked."""
+    from hydra.utils import instantiate
+
+    from trainlab.sweeps.execute import drive, ledger
+    from trainlab.sweeps.search.space import Space
+
+    refused(asked)
+    cfg, n = asked.ours, asked.ours.repeats
+    ours = [o for o in asked.overrides if not o.is_hydra_override()]
+    space = Space.of(ours)
+    sampler = instantiate(asked.cfg.hydra.sweeper.sampler)
+    settings = drive.settings(sampler, cfg.sweep)
+    jobs = n * drive.size(space, sampler, settings, cfg)
+    axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
+    if "seed" in cfg.sweep.nuisance:
+        raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
+    if not axes and asked.typed("sweep.trials") is not None:
+        text = "nothing to vary; add search=lr or a key with several values"
+        raise ConfigError(f"sweep.trials = {cfg.sweep.trials}: {text}")
+    if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
+        raise ConfigError(
+            f"sweep.nuisance = [{unknown[0]}]: not swept over; give it several values"
+        )
+    if n > 1:
+        axes["seed"] = [str(cfg.seed + i) for i in range(n)]
+    search = [repr(space), keys.values(asked.cfg.hydra.sweeper), settings, n]
+    search += [ledger.digest(keys.values(other)) for other in asked.others]
+    return {
+        "command": [o.input_line for o in asked.overrides],
+        "digest": ledger.digest(keys.values(cfg), *search),
+        "axes": axes,
+        "jobs": jobs,
+        "nuisance": list(cfg.sweep.nuisance),
+        "repeats": n,
+        "monitor": cfg.monitor,
+    }
+
+
+def refused(asked: Any) -> None:
+    """Raise ConfigError for words that have no place in a sweep."""
+    n = asked.ours.repeats
+    seed = next((o for o in asked.overrides if o.key_or_group == "seed"), None)
+    if n > 1 and asked.ours.resume is not None:
+        raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
+    if n > 1 and seed is not None and not isinstance(seed.value(), int):
+        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop {seed.input_line}")
+    (other,) = {*PLACES} - {asked.place}
+    if (given := asked.typed(other)) is not None:
+        raise ConfigError(f"{other} = {given}: not the folder here; use {asked.place}={given}")
+    if "sampler" not in asked.cfg.hydra.sweeper:
+        word = asked.cfg.hydra.runtime.choices["hydra/sweeper"]
+        raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
+
+
+def told(o: Any) -> list[str] | str:
+    """An axis as sweep.json has it."""
+    return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
+
+
+def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
+    """The folder that was typed, that of the newest sweep by the same command, or a new one."""
+    from trainlab.sweeps.execute import ledger
+
+    if (given := asked.typed(asked.place)) is None:
+        return ledger.newest(runs, digest) or make()
+    here, directory, typed = ledger.told(Path(given)), Path(given), f"{asked.place} = {given}"
+    if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
+        axes = " x ".join(here.get("axes", {})) or "unknown"
+        raise errors.BusyError(f"{typed}: holds another sweep ({axes}); choose another")
+    own = ".", "sweep.json"  # with the name of one that a kill cut
+    if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
+        raise errors.BusyError(f"{typed}: holds something that is no sweep; choose another")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.MachineError(f"{typed}: {error.strerror}; choose another") from error
+    return directory
+
+
+def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
+    """Write sweep.json, or say what of the sweep is there already."""
+    from trainlab.storage import atomic
+    from trainlab.sweeps.execute import ledger
+
+    before = ledger.told(directory)
+    if before != plan:  # of the same digest: only how it is compared may be another
+        atomic.write_json(directory / "sweep.json", plan)
+    if not before:
+        return
+    if asked.ours.sweep.retry:
+        ledger.forget(directory, ledger.LOST)
+    done = len(ledger.results(directory))
+    if done:
+        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust), asked.place)
+    if not asked.cfg.quiet:
+        what = "all" if done == plan["jobs"] else "going on:"
+        print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
+              f"run them anew with {asked.place}=NEW", flush=True)  # fmt: skip
+
+
+def data_digest(cfg: Any, trust: Any) -> str:
+    """Of the data that a job's config names, as they are now."""
+    from trainlab.config.build import Door
+    from trainlab.data.sources import loaded
+
+    return loaded(Door(trust), *keys.apart(cfg, "data")).digest()
+
+
+def lines(asked: Any, directory: Path) -> list[str]:
+    """The overrides that Hydra gets."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    typed = [o.input_line for o in asked.overrides if o.key_or_group not in PLACES]
+    if asked.ours.repeats > 1 and asked.typed("hydra/launcher") is None:
+        typed.append("hydra/launcher=stack")
+    text = QuotedString(str(directory), Quote.single).with_quotes()
+    return [*typed, f"hydra.sweep.dir={text}", "hydra.mode=MULTIRUN"]
+
+
+PLACES = "hydra.run.dir", "hydra.sweep.dir"
+
+
+@contextmanager
+def stopping(quiet: bool) -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does, and both say how it goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        before = None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("trainlab: the sweep is stopped; the same command goes on with it", file=sys.stderr)
+        raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

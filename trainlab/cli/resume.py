@@ -1,0 +1,41 @@
+"""Which run to go on with, and what was typed for it; read by starts with `resume=` only."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from trainlab import errors
+from trainlab.config import keys
+from trainlab.storage import run_folder
+
+
+def overrides(typed: Sequence[str], where: str, runs: Path) -> list[str]:
+    """Those that the run `where` was started with, and the typed ones over them."""
+    directory = Path(where.strip("'\"")).expanduser()
+    first = directory / ".hydra" / "overrides.yaml"
+    files = [first, *sorted(directory.glob(".hydra/resume-*/overrides.yaml"))]
+    if not first.is_file():
+        here = sorted((path.parent for path in runs.glob("*/.hydra")), key=os.path.getmtime)
+        names = ", ".join(map(str, here[:-4:-1])) or f"none in {runs}"
+        raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
+    gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
+    # hydra.yaml is whole when overrides.yaml is there; that one itself a kill may have cut
+    told = (yaml.safe_load((f.parent / "hydra.yaml").read_text()) for f in (first, files[-1]))
+    origin, newest = (list(map(str, each["hydra"]["overrides"]["task"])) for each in told)
+    saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
+    saved += [arg for arg in origin if arg.startswith("task=")]
+    return [arg for arg in saved if arg.partition("=")[0] not in gone] + list(typed)
+
+
+def unfinished(cfg: Any, runs: Path) -> str | None:
+    """The newest run of this recipe among `runs` that has not ended."""
+    digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
+    for path in sorted(runs.glob("*/status.json"), key=os.path.getmtime, reverse=True):
+        status = run_folder.told(path.parent)
+        if status.get("state") != "finished" and status.get("config_digest") == digest:
+            return str(path.parent)
+    return None

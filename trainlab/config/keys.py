@@ -1,0 +1,300 @@
+"""What trainlab itself owns of the config: type, unit, range and help beside each key.
+
+This one declaration feeds the check of the command line, the error text, `--help` and the tests.
+The ranges of the common group keys (optim.lr, model.dropout, ...) stand here too; the type of any
+other group key is that of its literal in the YAML.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+from trainlab.errors import plain as plain  # where values are told
+
+DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
+CADENCE = {"form": r"[1-9]\d{0,11}(ep)?", "says": "steps (a whole number >= 1) or epochs (1ep)"}
+FACTOR = {"form": r"[^:]+:\d*\.?\d+(e-?\d+)?", "says": "pattern:factor, such as head*:10"}
+NAMED = {"form": ".+", "says": "a name or a number", "each": True, "null": True}
+PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+BATCH = {"form": r"full|[1-9]\d{0,8}", "says": "full or a whole number >= 1"}
+PRECISIONS, STATISTICS = ("fp32", "tf32", "bf16", "fp16"), ("ema", "full_pass")
+SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
+NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What one key may hold. `each`: a list of such values; `null`: null is allowed too."""
+
+    kind: type
+    default: Any = None
+    help: str = ""
+    unit: str = ""
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    choices: tuple[str, ...] = ()  # of a number: words that are allowed beside it
+    form: str = ""  # a regular expression, with `says` in its place in messages
+    says: str = ""
+    each: bool = False
+    null: bool = False
+
+    def bounds(self) -> dict[str, float]:
+        """{"gt": 0}: those of ge, gt, le and lt that are set."""
+        return {name: getattr(self, name) for name in SIGNS if getattr(self, name) is not None}
+
+    def allowed(self) -> str:
+        """`a finite number > 0`"""
+        text = self.says or NAMES[self.kind]
+        if self.choices and self.kind is str:
+            text = "one of " + ", ".join(self.choices)
+        bounds = [f"{SIGNS[name]} {bound}" for name, bound in self.bounds().items()]
+        text = " ".join([text, " and ".join(bounds)]).strip()
+        if self.kind is not str:
+            text = " or ".join([text, *self.choices])
+        if self.each:
+            text = f"a list, each {text}"
+        return f"null or {text}" if self.null else text
+
+    def accepts(self, value: Any) -> bool:
+        """Whether one value is allowed; the members of a list are asked one by one."""
+        if value is None or self.each:
+            return value is None and self.null
+        if type(value) is str and value in self.choices:
+            return True
+        if self.form and type(value) is int:
+            value = str(value)
+        if type(value) not in ((int, float) if self.kind is float else (self.kind,)):
+            return False
+        if self.kind is str:
+            fits = not self.form or re.fullmatch(self.form, value)
+            return bool(value and fits and not self.choices)
+        inside = (getattr(operator, name)(value, bound) for name, bound in self.bounds().items())
+        return abs(value) < math.inf and all(inside)
+
+
+SPINE = {
+    "seed": Key(int, 0, "of weights, order and dropout", ge=0, le=SEEDS),
+    "device": Key(str, "auto", "GPU if there is one", **DEVICE),
+    "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
+    "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
+    "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
+    "pause_at": Key(float, None, "pauses at this share of its steps", gt=0, lt=1, null=True),
+    "batch_size": Key(str, 32, "samples a step", "samples", **BATCH),
+    "accumulate": Key(int, 1, "parts of a batch; batch norm sees parts", ge=1, le=2**20),
+    "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
+    "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
+    "penalty.l2": Key(float, 0.0, "adds l2/2 * |weights|^2; equals SGD's weight_decay", ge=0),
+    "clip.norm": Key(float, None, "largest joint L2 norm of the gradients", gt=0, null=True),
+    "clip.value": Key(float, None, "largest element of a gradient", gt=0, null=True),
+    "clip.adaptive": Key(float, None, "largest gradient of a unit, in its norm", gt=0, null=True),
+    "constraint.max_norm": Key(float, None, "of a unit's incoming weights", gt=0, null=True),
+    "constraint.unit_norm": Key(bool, False, "a unit's incoming weights have norm 1"),
+    "groups.lr": Key(str, [], "factors on lr by parameter name, [head*:10]", each=True, **FACTOR),
+    "groups.decay": Key(str, [], "factors on weight_decay, [*bias:1]", each=True, **FACTOR),
+    "groups.freeze": Key(str, [], "parameters that stay as they are, [0.*]", each=True),
+    "groups.layer_decay": Key(float, 1.0, "lr of each layer, of that above it", gt=0, le=1),
+    "groups.decay_all": Key(bool, False, "weight decay for biases and norms too"),
+    "average.ema": Key(float, None, "running average of the weights, 0.999", gt=0, lt=1, null=True),
+    "average.swa": Key(float, None, "mean of them from this fraction on", ge=0, lt=1, null=True),
+    "early_stop.patience": Key(int, None, "without a better one", "evaluations", ge=1, null=True),
+    "precision": Key(str, "fp32", "of products; weights stay fp32", choices=PRECISIONS),
+    "compile": Key(bool, False, "torch.compile: seconds once, then faster steps"),
+    "channels_last": Key(bool, False, "memory layout of images, faster for convolutions"),
+    "log.smooth": Key(float, 0.98, "beta of the smoothed training loss; 0: none", ge=0, lt=1),
+    "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
+    # it decides which weights are the best
+    "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
+    "evaluate.statistics": Key(str, "ema", "batch norm: running, of train", choices=STATISTICS),
+    "probe.every": Key(str, 100, "how often the probes look inside", **CADENCE),
+    "checkpoint.every": Key(str, None, "saves at fixed steps too", **CADENCE, null=True),
+    "checkpoint.seconds": Key(float, 10.0, "or 50 times what a save takes", "seconds", gt=0),
+    "data.train_size": Key(int, None, "fewer training samples", "samples", ge=1, null=True),
+    "data.classes": Key(str, None, "only these classes", **NAMED),
+    "data.features": Key(str, None, "only these columns of a table", **NAMED),
+    "data.label_noise": Key(float, 0.0, "share of training labels made wrong", ge=0, le=1),
+    "data.imbalance": Key(float, 1.0, "rarest to commonest class in training", gt=0, le=1),
+    "data.order": Key(str, "shuffled", "sorted: by label", choices=("shuffled", "sorted")),
+    "data.val_fraction": Key(float, None, "of training and validation", gt=0, lt=1, null=True),
+    "data.fold": Key(int, None, "validate on this of data.folds parts", ge=0, null=True),
+    "data.folds": Key(int, 5, "of cross-validation", ge=2),
+    "preprocess.test": Key(str, None, "another word for validation and test", null=True),
+    "repeats": Key(int, 1, "of every setting, with seeds from `seed` on", "runs", ge=1, le=1000),
+    "sweep.trials": Key(int, 16, "settings that a search tries", ge=1, le=1_000_000),
+    "sweep.seed": Key(int, 0, "of what a search draws", ge=0, le=SEEDS),
+    "sweep.points": Key(int, None, "values an interval has in a grid", ge=1, null=True),
+    "sweep.batch": Key(int, 8, "settings asked for before it learns from them", ge=1),
+    "sweep.sampler": Key(str, "tpe", "of hydra/sweeper=optuna", form=r"[a-z]\w*", says="a name"),
+    "sweep.stages": Key(int, 2, "of hydra/sweeper=coarse_to_fine", ge=1, le=10),
+    "sweep.top": Key(int, 3, "settings it searches round in the next stage", ge=1),
+    "sweep.eta": Key(int, 3, "one of so many goes on, hydra/sweeper=halving", ge=2),
+    "sweep.nuisance": Key(str, [], "keys to choose anew for each setting compared", each=True),
+    "sweep.retry": Key(bool, False, "runs what failed or diverged again"),
+    "sweep.timeout": Key(float, None, "of a process without a row", "seconds", gt=0, null=True),
+    "sweep.workers": Key(int, None, "processes at a time", ge=1, le=1024, null=True),
+    "stack.size": Key(int, None, "runs of a sweep that train as one", "runs", ge=1, null=True),
+    "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
+    "quiet": Key(bool, False, "print nothing"),
+    "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
+    "resume_allow": Key(str, [], "keys that may differ from the resumed run", each=True),
+    "trust": Key(str, [], "your packages a _target_ may name", form=PACKAGE, each=True),
+}
+# type and range of the keys that stand in the files of words
+RANGES = {
+    Key(bool): "init.zero_gamma data.download optim.nesterov optim.amsgrad",
+    Key(float, gt=0): """activation.alpha activation.beta activation.max_val
+        activation.threshold init.tolerance init.weight.std init.weight.scale norm.eps
+        augment.mixup.alpha augment.cutmix.alpha data.turns data.spread preprocess.eps
+        loss.margin optim.lr optim.trust optim.adam_lr optim.eps task.low task.high""",
+    Key(float, ge=0): """activation.negative_slope activation.slope init.weight.b
+        augment.noise.std loss.gamma optim.weight_decay optim.eta optim.gamma
+        optim.momentum_decay schedule.rate schedule.threshold data.noise""",
+    Key(float, ge=0, le=1): """augment.flip.p augment.jitter.brightness augment.jitter.contrast
+        schedule.final schedule.start schedule.low schedule.peak""",
+    Key(float, ge=0, lt=1): """model.dropout model.drop_path loss.label_smoothing optim.momentum
+        optim.alpha optim.rho schedule.warmup""",
+    Key(float, gt=0, le=1): "norm.momentum schedule.factor schedule.decay preprocess.share",
+    Key(float, le=0): "activation.min_val init.weight.a",
+    Key(float, gt=0, le=100): "schedule.growth schedule.power",
+    Key(float, ge=0, le=0.25): "activation.lower", Key(float, ge=0.25): "activation.upper",
+    Key(float, gt=0, choices=("auto",)): "init.gain",
+    Key(float, choices=("prior",), null=True): "init.bias",
+    Key(float): "init.weight.val fault.severity",
+    Key(float, ge=0, le=180): "augment.rotate.degrees",
+    Key(float, ge=0, lt=1, each=True): "optim.betas",
+    Key(float, gt=0, lt=1, each=True): "schedule.drops",
+    Key(float, ge=0, le=1, each=True): "schedule.at",
+    Key(float, ge=0, each=True): "schedule.factors",
+    Key(int, ge=0, le=1024): "augment.shift.pixels augment.pad_crop.pad augment.cutout.size",
+    Key(int, ge=0, le=SEEDS): "data.split_seed optim.seed",
+    Key(int, ge=1, le=2**20, each=True): "model.widths model.channels",
+    Key(int, ge=1, le=10000): "optim.max_iter optim.history_size",
+    Key(int, ge=1, le=100): "optim.newton_schulz schedule.cycles",
+    Key(int, ge=0): "schedule.patience schedule.cooldown data.memory_limit",
+    Key(int, ge=2, le=1024): "activation.pieces",
+    Key(int, ge=1, le=1000): "init.tries task.seeds",
+    Key(int, ge=1, le=2**20): "norm.groups",
+    Key(int, ge=10, le=10**7): "data.samples task.steps",
+    Key(int, ge=2, le=100): "data.groups",
+    Key(int, ge=1, le=2**14, null=True): "data.size",
+    Key(int, ge=0, le=256): "data.workers",
+    Key(float, gt=0, null=True): "data.max_value",
+    Key(int, ge=1, le=1000, null=True): "model.depth",
+    Key(int, ge=1, null=True): "data.val_size model.budget preprocess.components",
+    Key(str, null=True): "data.root model.weights",
+    Key(str, choices=("layer", "channel")): "activation.per",
+    Key(str, choices=("none", "tanh")): "activation.approximate",
+    Key(str, choices=("same", "zero", "gaussian")): "init.head",
+    Key(str, choices=("in", "out", "mean")): "init.weight.fan",
+    Key(str, choices=("fan_in", "fan_out")): "init.weight.mode",
+    Key(str, choices=("linear",)): "init.weight.nonlinearity",
+    Key(str, choices=("before", "after")): "norm.place",
+    Key(str, choices=("edge", "zero")): "augment.shift.fill",
+    Key(str, choices=("rectangle", "funnel", "inverted")): "model.shape", Key(str): "model.name",
+    Key(str, choices=("strong_wolfe",), null=True): "optim.line_search_fn",
+}  # fmt: skip
+COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()}
+KEYS = SPINE | COMMON
+# what may differ between a run and its resumption; of the data, its own digest is compared
+HARMLESS = (
+    "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
+    "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
+    "data.memory_limit.", "data.workers.", "pause_at.", "stack.", "sweep.", "repeats.",
+    "task.", "hydra.",
+)  # fmt: skip
+
+
+def defaults() -> dict[str, Any]:
+    """The spine as plain dicts, for Hydra's ConfigStore."""
+    config: dict[str, Any] = {}
+    for name, rule in SPINE.items():
+        section, _, last = name.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[last] = rule.default
+    return config
+
+
+def values(node: Any) -> Any:
+    """A node of the config as plain dicts and lists; a value as it is."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def apart(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
+    """A group's node without the keys in it that trainlab itself owns, and those."""
+    from omegaconf import OmegaConf
+
+    node = values(cfg[group])
+    own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in SPINE}
+    return OmegaConf.create({group: node})[group], own
+
+
+def declared(name: str) -> Key | None:
+    """The declaration of a dotted key; None where the YAML's literal is all there is."""
+    last = name.rpartition(".")[2]
+    if last in ("_target_", "_partial_"):
+        return Key(bool) if last == "_partial_" else Key(str, says="a dotted path")
+    return KEYS.get(name)
+
+
+def check(name: str, value: Any, usual: Any = None) -> None:
+    """Raise ConfigError unless `value` is of the type and in the range of the key `name`.
+
+    usual: the value that the config has without it; gives the type where none is declared.
+    """
+    rule = declared(name)
+    if rule is None:
+        sample = usual[0] if isinstance(usual, list) and usual else usual
+        if not isinstance(sample, tuple(NAMES)):  # null or {}: any value
+            return
+        rule = Key(type(sample), each=isinstance(usual, list))
+    usual = SPINE[name].default if usual is None and name in SPINE else usual
+    parts = {name: value}
+    if rule.each and isinstance(value, list):
+        rule = dataclasses.replace(rule, each=False)
+        parts = {f"{name}[{i}]": item for i, item in enumerate(value)}
+    for part, item in parts.items():
+        if not rule.accepts(item):
+            raise _fixes().wrong(part, item, rule.allowed(), name, rule, usual)
+    if name == "optim.betas" and len(value) != 2:
+        raise _fixes().wrong(name, value, "two numbers", name, None, usual)
+
+
+def _fixes() -> Any:
+    from trainlab.config import suggest  # only a run that goes wrong reads how
+
+    return suggest
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}. Lists and empty dicts are leaves."""
+    found = {}
+    for name, value in config.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
+
+
+def harmless(name: str) -> bool:
+    """Whether a resumed run may have another value of this key without being another run."""
+    return f"{name}.".startswith(HARMLESS)
+
+
+def digest(config: dict[str, Any], without: Callable[[str], bool] = harmless) -> str:
+    """SHA-256 of the resolved config without some keys; 1 and 1.0 are the same lr."""
+
+    def number(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [number(name, v) for v in value]
+        rule = declared(name)
+        return float(value) if rule and rule.kind is float and isinstance(value, int) else value
+
+    kept = {name: number(name, v) for name, v in flat(config).items() if not without(name)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""The words in conf/: which there are, what was probably meant, how a recipe is shown."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trainlab.config import keys
+
+INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
+
+
+def conf() -> Path:
+    """The folder of words: inside the package when installed, beside it in a checkout."""
+    inside = Path(__file__).resolve().parents[1] / "conf"
+    return inside if inside.is_dir() else inside.parents[1] / "conf"
+
+
+def groups(more: Path | None = None) -> dict[str, list[str]]:
+    """Group -> its words, with those of a folder of the user's own."""
+    roots = [conf(), more] if more else [conf()]
+    paths = {(path.parent.name, path.stem) for root in roots for path in root.glob("*/*.yaml")}
+    found: dict[str, list[str]] = {}
+    for group, word in sorted(paths):
+        found.setdefault(group, []).append(word)
+    return found
+
+
+@cache
+def usual() -> dict[str, Any]:
+    """Group -> its default word (a list where several are on, None where none is), in order."""
+    import yaml
+
+    entries = yaml.safe_load((conf() / "config.yaml").read_text())["defaults"]
+    pairs = {k: v for entry in entries if isinstance(entry, dict) for k, v in entry.items()}
+    return {group: word for group, word in pairs.items() if "/" not in group}
+
+
+@cache
+def literals(group: str, word: str, more: Path | None = None) -> dict[str, Any]:
+    """Dotted key -> value as the word's own file has it, `optim.lr` -> 0.001."""
+    from omegaconf import OmegaConf
+
+    name = Path(group, f"{word}.yaml")
+    path = more / name if more and (more / name).exists() else conf() / name
+    if not path.exists():
+        return {}
+    package = group
+    for line in path.read_text().splitlines():
+        if line.startswith("# @package"):
+            package = line.split()[-1].removeprefix("_global_")
+    body = OmegaConf.to_container(OmegaConf.load(path))
+    return keys.flat(body, f"{package}." if package else "")
+
+
+def about(group: str, word: str) -> str:
+    """The first comment of a word's file: its source."""
+    for line in (conf() / group / f"{word}.yaml").read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""
+
+
+def several(word: Any) -> list[str]:
+    """The words of a group as a list, where one, several or none are on."""
+    return [word] if isinstance(word, str) else list(word or [])
+
+
+def recipe(cfg: Any, choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What show.recipe prints: group -> word, and dotted key -> (value, its default).
+
+    The default of a group's key is the literal in the word's file, that of a group its default
+    word, that of every other key the spine's. Shown is what decides the run: neither how it
+    was started nor the inside of a part.
+    """
+    from omegaconf import OmegaConf
+
+    usually = usual()
+    chosen = {group: choices[group] for group in usually if choices.get(group) is not None}
+    own = {key: value for group in chosen for word in several(chosen[group])
+           for key, value in literals(group, word).items()}  # fmt: skip
+    own |= {key: rule.default for key, rule in keys.SPINE.items()}
+    values = {
+        key: (value, own.get(key, value))
+        for key, value in keys.flat(OmegaConf.to_container(cfg, resolve=True)).items()
+        if key.rsplit(".", 1)[-1] not in ("_partial_", "_target_")
+        and key not in ("quiet", "resume", "resume_allow", "trust")
+        and (key in keys.SPINE or key.split(".")[0] not in INNER)
+    }
+    values |= {group: (_text(word), _text(usually[group])) for group, word in chosen.items()}
+    return {group: _text(word) for group, word in chosen.items()}, values
+
+
+def card(cfg: Any, choices: Mapping[str, Any]) -> str:
+    """The recipe as a markdown table, for TensorBoard's text page; what differs is bold."""
+    chosen, values = recipe(cfg, choices)
+    rows: dict[str, list[str]] = {group: [] for group in (*chosen, "run")}
+    for key, (now, usual) in values.items():
+        head = key.split(".")[0]
+        text = now if key in chosen else f"{key}={keys.plain(now)}"
+        rows[head if head in chosen else "run"].append(f"**{text}**" if now != usual else text)
+    lines = ["| recipe | word | settings |", "|---|---|---|"]
+    for group, texts in rows.items():
+        word = texts.pop() if group in chosen else ""  # a group's word comes after its keys
+        lines.append(f"| {group} | {word} | {' '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _text(word: Any) -> str:
+    return ",".join(several(word)) or "none"

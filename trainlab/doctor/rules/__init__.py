@@ -1,0 +1,1 @@
+"""Rules over the rows of a run: each looks at them and gives a Finding or nothing."""

@@ -1,0 +1,1 @@
+"""One run, phase by phase, and the other tasks that one config can ask for."""

@@ -1,0 +1,90 @@
+"""A run that was trained before: load it, evaluate it."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from trainlab.config.build import Door
+from trainlab.data.preprocess import Affine
+from trainlab.errors import CheckpointError, ConfigError
+from trainlab.experiment.phases import build_network, facts, prepare
+from trainlab.observe.console import Show
+from trainlab.storage import restore
+
+
+class Loaded(NamedTuple):
+    """A trained network in evaluation mode, what its inputs went through, and the names of its
+    outputs."""
+
+    model: nn.Module
+    preprocess: Any  # Affine or Linear
+    classes: tuple[str, ...]
+
+
+def load(run: str | Path, trust: Sequence[str] = ()) -> Loaded:
+    """The best weights of a run: `model(preprocess(x))` gives logits (B, K) for raw x. On the CPU.
+
+    `trust` admits the user's own packages that the run was trained with. Raises CheckpointError.
+    """
+    saved = _newest(Path(run))
+    told, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
+    model = build_network(cfg, Door(trust), told["shape"], len(told["classes"]))
+    model.load_state_dict(_weights(saved))
+    return Loaded(model.eval(), _fitted(Path(run), told["preprocess"]), tuple(told["classes"]))
+
+
+def evaluate(
+    cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """`task=evaluate resume=DIR`: the best weights of a run on its three splits. Writes nothing."""
+    if cfg.resume is None:
+        raise ConfigError("task = evaluate: needs a run; give resume=DIR")
+    saved = _newest(directory)
+    bench = prepare(cfg, door)
+    restore.same(facts(bench), saved.facts, cfg.resume_allow)
+    trainer = bench.fresh()
+    trainer.model.load_state_dict(_weights(saved))
+    results = bench.scores(trainer)
+    best = saved.facts["best_step"]
+    Show(quiet=cfg.quiet).closing(results, best, [], directory)
+    return {"results": results, "best_step": best, "directory": str(directory)}
+
+
+def _fitted(run: Path, told: dict[str, Any]) -> Any:
+    """The preprocessing of a checkpoint's facts: numbers, or the name of the file that has them."""
+    if "file" in told:
+        from trainlab.data import preprocess_file
+
+        state = preprocess_file.read(run, told)
+    else:
+        state = {name: torch.tensor(values) for name, values in told.items()}
+    if "forward" not in state:
+        return Affine(**state)
+    from trainlab.data.whitening import restored
+
+    return restored(state)
+
+
+def _newest(run: Path) -> restore.Checkpoint:
+    saved, wrong = restore.newest(run / "checkpoints")
+    for text in wrong:
+        warnings.warn(f"{run}: {text}; using the checkpoint before it", stacklevel=3)
+    if saved is None:
+        raise CheckpointError(
+            f"run = {run}: no checkpoint there; train it, or give the folder of a run"
+        )
+    return saved
+
+
+def _weights(saved: restore.Checkpoint) -> dict[str, torch.Tensor]:
+    own = {
+        name.removeprefix("model."): t
+        for name, t in saved.tensors.items()
+        if name.startswith("model.")
+    }
+    return saved.best or own

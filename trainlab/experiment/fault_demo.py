@@ -1,0 +1,85 @@
+"""`fault=WORD`: the broken run, its healthy twin, and the words that were found. Named by
+conf/task/."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trainlab.config import words
+from trainlab.doctor.examine import examine
+from trainlab.doctor.finding import INFO
+from trainlab.errors import ConfigError, NonFiniteError
+from trainlab.experiment.phases import train
+from trainlab.observe import metrics_log
+from trainlab.observe.console import Show, table_of
+
+SHOWN = "train/loss", "train/accuracy", "val/loss", "val/accuracy"
+
+
+def teach(
+    cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """The run with the fault, in `directory`; then the same without it, in `directory`/healthy.
+
+    Returns what the broken run does, or raises what ended it after the twin was trained.
+    """
+    word = choices["fault"]
+    if not cfg.get("fault"):
+        raise ConfigError("task = teach: compares with a fault; add fault=WORD")
+    show = Show(quiet=cfg.quiet)
+    name, severity = named(word), f"fault.severity={cfg.fault.severity:g}"
+    show.note(f"fault   {name} ({severity}): {words.about('fault', word)}")
+    ended = None
+    try:
+        summary = train(cfg, directory, door, choices)
+    except (NonFiniteError, ConfigError) as error:  # it diverged, or preflight stopped it
+        if not (directory / "verdicts.json").exists():
+            raise
+        ended = error
+    twin = directory / "healthy"
+    show.note("\nhealthy twin: the same without the fault")
+    shutil.rmtree(twin, ignore_errors=True)  # of a shorter run, where this one was resumed
+    twin.mkdir()
+    plain = OmegaConf.merge(cfg, {"quiet": True, "resume": None})
+    plain.fault = {}
+    train(plain, twin, door, choices | {"fault": "none"})
+    compare(show, name, directory, twin)
+    if ended is not None:
+        raise ended
+    return summary
+
+
+def named(word: str) -> str:
+    """`init_zero` -> `init.zero`, the name a finding has."""
+    return word.replace("_", ".", 1)
+
+
+def compare(show: Show, name: str, broken: Path, healthy: Path) -> None:
+    """Where both ended, what was found in both, and whether the fault is among it."""
+    last = [final(folder) for folder in (broken, healthy)]
+    found = [[f for f in examine(folder) if f.severity != INFO] for folder in (broken, healthy)]
+    table = table_of("at the last step", "broken", "healthy")
+    for tag in SHOWN:
+        table.add_row(tag, *(f"{row.get(tag, float('nan')):.4g}" for row in last))
+    table.add_row("found", *("\n".join(f.id for f in each[:3]) or "nothing" for each in found))
+    show.console.print(table)
+    places = [place for place, f in enumerate(found[0], 1) if f.id == name]
+    told = f"named in place {places[0]}" if places else "not named"
+    since = next((f.since_step for f in found[0] if f.id == name), None)
+    when = {None: "", 0: ", before the training"}.get(since, f", since step {since}")
+    show.note(f"fault   {name}: {told}{when}")
+    show.note(f"curves  tensorboard --logdir {broken}")
+
+
+def final(folder: Path) -> dict[str, float]:
+    """The last value of each tag."""
+    seen: dict[str, float] = {}
+    if not (folder / "metrics.jsonl").exists():  # it never trained
+        return seen
+    for row in metrics_log.rows(folder / "metrics.jsonl"):
+        if "step" in row and "histogram" not in row:
+            seen |= {tag: float(value) for tag, value in row.items() if tag in SHOWN}
+    return seen

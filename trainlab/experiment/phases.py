@@ -1,0 +1,286 @@
+"""The story of one run, chapter by chapter: data, preprocess, model, init, preflight, fit, close.
+
+The only reader of cfg. `door` turns a config node into an object; everything below takes plain
+values.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from trainlab.config import keys, words
+from trainlab.data.batches import Batches, shuffled, unshuffled
+from trainlab.data.preprocess import fit
+from trainlab.data.sources import loaded
+from trainlab.data.splits import Splits
+from trainlab.experiment.checkpointer import Keeper, facts
+from trainlab.nn.norm import refuse_single
+from trainlab.observe.console import Show
+from trainlab.observe.metrics_log import Log
+from trainlab.storage import atomic, checkpoint, run_folder
+from trainlab.training import randomness
+from trainlab.training.trainer import Every, Trainer, Watch
+
+# keys and sections that add to the plain step
+EXTRAS = "penalty", "clip", "constraint", "average", "precision", "compile", "channels_last"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all Trainers of a run share: config, door, device, data and its preprocessing."""
+
+    cfg: DictConfig
+    door: Callable
+    device: torch.device
+    splits: Splits
+    preprocess: Any
+    unlike: Any  # what validation and test go through: the same, but for preprocess.test
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample as the model gets it: (C, H, W) or (F,)."""
+        return tuple(self.preprocess.shape(self.splits.shape))
+
+    def in_order(self, split: Any) -> Batches:
+        """For evaluation, where larger batches only save time."""
+        fitted = self.preprocess if split is self.splits.train else self.unlike
+        return Batches.in_order(split, fitted, 512)
+
+    def augment(self) -> Callable | None:
+        """What the training batches go through, or None."""
+        if not (nodes := self.cfg.get("augment") or {}):
+            return None
+        from trainlab.data.augment import bound  # not for runs that take the images as they are
+
+        return bound([self.door(node) for node in nodes.values()], self.cfg.seed, self.splits)
+
+    def notices(self) -> list[str]:
+        """What is worth saying about the data and what is done to it."""
+        if not (nodes := self.cfg.get("augment") or {}):
+            return list(self.splits.notices)
+        from trainlab.data.augment import unsafe
+
+        return [*self.splits.notices, *unsafe(nodes, self.splits)]
+
+    def fresh(self, plain: bool = False) -> Trainer:
+        """A Trainer at step 0, the same each time; preflight's are `plain`: not augmented."""
+        cfg, train = self.cfg, self.splits.train
+        size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
+        kind = shuffled if cfg.data.order == "shuffled" else unshuffled
+        batches = Batches(train, self.preprocess, size, partial(kind, len(train), cfg.seed))
+        model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
+        with randomness.init_stream(cfg.seed, 1):
+            shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
+            self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
+        batches.augment = None if plain else self.augment()  # after init: the same weights
+        model.to(self.device)
+        refuse_single(model, len(train), size, cfg.accumulate)
+        trainer = Trainer(
+            model,
+            self.door(cfg.loss),
+            self.door(cfg.optim)(self.parameters(model)),
+            batches,
+            min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62),
+            schedule=self.door(cfg.schedule),
+            accumulate=cfg.accumulate,
+            validation=self.in_order(self.splits.val),
+            monitor=cfg.monitor,
+            patience=cfg.early_stop.patience,
+            smooth=cfg.log.smooth,
+        )
+        if "history" in inspect.signature(trainer.schedule).parameters:
+            trainer.schedule = partial(trainer.schedule, history=trainer.history)
+        if self.asked(*EXTRAS) or cfg.groups.freeze or cfg.evaluate.statistics != "ema":
+            from trainlab.experiment.regularisation import (
+                regularise,  # and with it what most runs do without
+            )
+
+            values = {name: keys.values(cfg[name]) for name in (*EXTRAS, "groups")}
+            values["statistics"] = cfg.evaluate.statistics
+            values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
+            regularise(trainer, self.in_order(train).inputs, **values)
+        if cfg.get("fault"):
+            self.door(cfg.fault)(trainer)
+        return trainer
+
+    def asked(self, *sections: str) -> bool:
+        """Whether these keys and sections hold anything but the spine's defaults."""
+        return any(keys.values(self.cfg[name]) != keys.defaults()[name] for name in sections)
+
+    def parameters(self, model: nn.Module) -> list[Any]:
+        """What the optimizer gets: parameters, or groups that differ in lr or decay."""
+        cfg = self.cfg
+        if not (self.asked("groups") or cfg.optim.weight_decay):
+            return [p for p in model.parameters() if p.requires_grad]
+        from trainlab.optim.groups import groups
+
+        rules = keys.values(cfg.groups)
+        rules |= {"factors": rules.pop("lr"), "decays": rules.pop("decay")}
+        return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
+
+    def cadences(self, per_epoch: int) -> Every:
+        """An integer is steps, `2ep` is epochs."""
+
+        def steps(name: str) -> int:
+            text = str(self.cfg[name].every or 0)
+            return int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)
+
+        return Every(*map(steps, ("log", "evaluate", "probe", "checkpoint")))
+
+    def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
+        """Loss and accuracy of every split, in file order, preprocessed as the trainer has it."""
+        other = trainer.validation.preprocess
+        used = {"train": trainer.batches.preprocess, "val": other, "test": other}
+        splits = {n: Batches.in_order(getattr(self.splits, n), f, 512) for n, f in used.items()}
+        seen = {name: trainer.evaluate(batches) for name, batches in splits.items()}
+        return {name: {key: float(v) for key, v in row.items()} for name, row in seen.items()}
+
+
+def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
+    """The network of a config, on the CPU, as torch's own layers start it."""
+    with randomness.init_stream(cfg.seed, 0):
+        return door(cfg.model)(shape, classes, activation=door(cfg.activation), norm=door(cfg.norm))
+
+
+def prepare(cfg: DictConfig, door: Callable) -> Bench:
+    """Join the world, load the data, fit the preprocessing on the training split only."""
+    device = randomness.join(cfg.device, cfg.threads, cfg.precision)
+    splits = loaded(door, *keys.apart(cfg, "data"))
+    fitted = [each.to(device) for each in fit(door, *keys.apart(cfg, "preprocess"), splits)]
+    return Bench(cfg, door, device, splits.to(device), *fitted)
+
+
+def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
+    """Run the checks of `preflight`. Raises ConfigError when training cannot work."""
+    if not (nodes := bench.cfg.preflight.get("checks")):
+        return []
+    from trainlab.checks import preflight  # a room: only for runs that ask for it
+
+    checks = {name: bench.door(node) for name, node in nodes.items()}
+    stop = bench.cfg.preflight.on_fail == "stop"
+    return preflight(checks, partial(bench.fresh, plain=True), stop, directory, show)
+
+
+def train(
+    cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """One run from the recipe to the closing table. Returns what summary.json holds."""
+    told = chapters(cfg, directory, door, choices)
+    trainer, every, watch = next(told)
+    try:
+        trainer.fit(every, watch)
+        next(told)
+    except StopIteration as end:
+        return end.value
+    except BaseException as error:
+        told.throw(error)
+
+
+def chapters(
+    cfg: DictConfig,
+    directory: Path,
+    door: Callable,
+    choices: dict,
+    prepare=prepare,
+    check=preflight,
+) -> Iterator[tuple[Trainer, Every, Watch]]:
+    """The same, but for `trainer.fit(every, watch)`: yields these three once, and goes on when the
+    Trainer is at its end. So a stack of runs is told by the very same lines."""
+    digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
+    with ExitStack() as stack:
+        status = stack.enter_context(run_folder.held(directory, digest))
+        stop = stack.enter_context(run_folder.signals())
+        show = Show(quiet=cfg.quiet)
+        show.recipe(*words.recipe(cfg, choices))
+        bench = prepare(cfg, door)
+        trainer = bench.fresh()
+        show.data_and_model(bench.splits, choices["preprocess"], trainer.model, bench.device)
+        if len(trainer.optimizer.param_groups) > 1:
+            show.groups(trainer.optimizer.param_groups)
+        show.notes(bench.notices())
+        keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
+        saved = None
+        if cfg.resume is not None:
+            from trainlab.storage import restore
+
+            saved, notes = restore.find(directory, keeper.facts, trainer.steps, cfg.resume_allow)
+            show.notes(notes)
+        status.write("running")  # from here on this start is the run's
+        atomic.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        bench.preprocess.keep(directory)
+        verdicts = check(bench, directory, show)
+        randomness.seed_everything(cfg.seed, "dropout")
+        if saved:
+            restore.take_up(directory, saved, trainer)
+        kept = keeper.go_on(saved) if saved else 0
+        log = keeper.log = stack.enter_context(Log(directory, kept, len(cfg.probe) > 1))
+        if not kept:
+            log.text("recipe", words.card(cfg, choices))
+        rows = partial(write_rows, trainer, log, show)
+        watch = Watch(rows, probes(bench, log), keeper.save, partial(keeper.after, stop))
+        if watch.probe is not None:
+            from trainlab.doctor.watch import watching  # reads what the probes wrote
+
+            watch = stack.enter_context(watching(bench, trainer, log, show, watch))
+        show.start(trainer.at, trainer.steps)
+        stack.callback(show.stop)
+        yield trainer, bench.cadences(trainer.batches.per_epoch), watch
+        show.stop()
+        if bench.device.type == "cpu":
+            show.threads_hint(cfg.threads, trainer.at)
+
+        summary = close(bench, trainer, log)
+        summary["verdicts"] = {v.name: v.status for v in verdicts}
+        summary |= keeper.told() | {"config_digest": digest, "directory": str(directory)}
+        atomic.write_json(directory / "summary.json", summary)
+        status.write("finished")
+    show.closing(summary["results"], summary["best_step"], verdicts, directory)
+    return summary
+
+
+def write_rows(
+    trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
+) -> None:
+    """One row to the log and the screen."""
+    row = {tag: float(value) for tag, value in values.items()}
+    show.row(step, row)
+    log.scalars(step, row | trainer.extra_row())
+
+
+def probes(
+    bench: Bench, log: Log
+) -> Callable[[Trainer, Tensor, Tensor], AbstractContextManager] | None:
+    """What looks at a step from both sides, or None when nothing does."""
+    asked = {name: bench.door(node) for name, node in bench.cfg.probe.items() if name != "every"}
+    if not asked:
+        return None
+    from trainlab.observe.capture import looking
+
+    return partial(looking, asked, log)
+
+
+def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
+    """The best weights on the three splits. The test split is seen here and nowhere else."""
+    if trainer.best:
+        trainer.model.load_state_dict(trainer.best)
+    results = bench.scores(trainer)
+    best = {f"best/{split}_{key}": v for split, row in results.items() for key, v in row.items()}
+    log.scalars(trainer.at, best)
+    log.sync()
+    return {
+        "results": results,
+        "best_step": trainer.best_at(),
+        "steps": trainer.at,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "speed": {key: bench.cfg[key] for key in ("precision", "compile", "channels_last")},
+        "weights_sha256": checkpoint.digest(trainer.model.state_dict()),
+        "environment": randomness.environment(bench.device),
+    }

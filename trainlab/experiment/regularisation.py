@@ -1,0 +1,177 @@
+"""What a recipe adds to the plain step: penalty, clipping, constraint, averaged weights. Imported
+only by runs that ask for one; plain values in, a Trainer that has them out."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from trainlab import speed
+from trainlab.errors import ConfigError
+from trainlab.nn.init import weighted
+from trainlab.optim import averaging
+from trainlab.optim import clip as clips
+from trainlab.optim import constraint as constraints
+from trainlab.optim import groups as group_rules
+from trainlab.optim.penalty import elastic
+from trainlab.training.trainer import Trainer
+
+
+def regularise(
+    trainer: Trainer,
+    inputs: Callable[[], Iterable[Tensor]],
+    *,
+    penalty: Mapping[str, float],
+    clip: Mapping[str, float | None],
+    constraint: Mapping[str, float | bool | None],
+    average: Mapping[str, float | None],
+    groups: Mapping[str, list | bool | float],
+    statistics: str,
+    precision: str,
+    compile: bool,
+    channels_last: bool,
+) -> None:
+    """Add what these sections of the spine ask for. `inputs()` gives the training images, (B, ...)
+    at a time. Raises ConfigError for combinations that mean nothing."""
+    if channels_last and isinstance(trainer.optimizer, torch.optim.LBFGS):
+        raise ConfigError("channels_last = true: torch's L-BFGS cannot take it; use another optim")
+    if precision != "fp32" or compile or channels_last:
+        trainer.forward = speed.forward(trainer.model, precision, compile, channels_last)
+    if precision == "fp16":
+        device = next(trainer.model.parameters()).device
+        trainer.scaler = speed.scaler(device, trainer.optimizer)
+    trainer.train_mode = partial(train_mode, groups["freeze"])
+    penalise(trainer, **penalty, decays=groups["decay"], decay_all=groups["decay_all"])
+    bound(trainer, clip)
+    constrain(trainer, constraint)
+    averaged(trainer, average)
+    anew = inputs if statistics == "full_pass" or average["swa"] is not None else None
+    if anew or trainer.average is not None:
+        trainer.judged = partial(judged, anew)
+
+
+def train_mode(freeze: Sequence[str], model: nn.Module) -> None:
+    """Training mode, but for norms that are frozen."""
+    model.train()
+    group_rules.rest(model, freeze)
+
+
+def penalise(
+    trainer: Trainer, l1: float, l2: float, decays: Sequence[str] = (), decay_all: bool = False
+) -> None:
+    """l1 and l2 act on what weight decay acts on, so that penalty.l2 equals SGD's weight_decay."""
+    if l1 or l2:
+        trainer.penalty = partial(elastic, l1=l1, l2=l2)
+        trainer.penalised = group_rules.decayed(trainer.model, decays, decay_all)
+        trainer.extra_row = partial(terms, trainer, {"l1": l1, "l2": l2})
+
+
+@torch.no_grad()
+def terms(trainer: Trainer, strengths: Mapping[str, float]) -> dict[str, float]:
+    """How much each penalty adds to the loss, for the rows."""
+    return {
+        f"penalty/{name}": float(elastic(trainer.penalised, **{name: strength}))
+        for name, strength in strengths.items()
+        if strength
+    }
+
+
+def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:
+    """One of norm, value, adaptive. The head is not clipped adaptively (Brock et al. 2021)."""
+    if (name := _only_one("clip", limits)) is None:
+        return
+    head = weighted(trainer.model)[-1][0]  # weight and bias
+    trainer.clip = {
+        "norm": partial(clips.by_norm, norm=limits["norm"]),
+        "value": partial(clips.by_value, value=limits["value"]),
+        "adaptive": partial(_all_but, head, partial(clips.adaptively, factor=limits["adaptive"])),
+    }[name]
+
+
+def constrain(trainer: Trainer, limits: Mapping[str, float | bool | None]) -> None:
+    """One of max_norm, unit_norm, after every step and from the start."""
+    if (name := _only_one("constraint", limits)) is None:
+        return
+    if any(is_parametrized(module) for module in trainer.model.modules()):
+        text = "with norm=weight a unit's norm is its gain; use another norm"
+        raise ConfigError(f"constraint.{name}: {text}, or leave the constraint out")
+    rule = {"max_norm": partial(constraints.max_norm, norm=limits["max_norm"])}
+    trainer.constrain = partial(
+        _multiply, group_rules.matrices(trainer.model), rule.get(name, constraints.unit_norm)
+    )
+    trainer.constrain()
+
+
+def averaged(trainer: Trainer, rules: Mapping[str, float | None]) -> None:
+    """One of ema (a decay) and swa (the fraction of the training it begins at)."""
+    if (name := _only_one("average", rules)) is None:
+        return
+    if name == "ema":
+        rule = partial(averaging.ema, decay=rules["ema"])
+    else:
+        rule = partial(averaging.swa, steps=trainer.steps, begin=rules["swa"])
+    trainer.average = Average(trainer.model, rule)
+
+
+class Average:
+    """Averaged weights beside the trained ones. They are what is evaluated and kept as the best."""
+
+    def __init__(self, model: nn.Module, rule: Callable[..., None]):
+        self.live, self.rule = model.state_dict(), rule
+        self.weights = averaging.start(self.live)
+
+    def update(self, trainer: Trainer) -> None:
+        self.rule(self.weights, self.live, trainer.at)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.weights
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.weights.items():
+            tensor.copy_(state[name])
+
+
+@contextmanager
+def judged(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> Iterator[None]:
+    """Inside, the model has its averaged weights, and batch-norm statistics of one pass over
+    `inputs()`, (B, ...) each; afterwards it is, bit for bit, what it was."""
+    model = trainer.model
+    own = {name: t.clone() for name, t in model.state_dict().items()}
+    try:
+        if trainer.average is not None:
+            model.load_state_dict(trainer.average.weights)
+            if trainer.constrain is not None:  # a mean of unit vectors is none
+                trainer.constrain()
+        if inputs is not None:
+            averaging.refresh(model, inputs())
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _only_one(section: str, values: Mapping[str, float | bool | None]) -> str | None:
+    """The name of the value that is set. ConfigError for more than one."""
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if len(given) > 1:
+        names = " and ".join(f"{section}.{name}" for name in given)
+        raise ConfigError(f"{names}: one at a time; drop {section}.{given[-1]}")
+    return given[0] if given else None
+
+
+@torch.no_grad()
+def _multiply(weights: list[Tensor], rule: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    torch._foreach_mul_(weights, rule(weights))
+
+
+def _all_but(
+    left: nn.Module, rule: Callable, grads: list[Tensor], params: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """`rule` for the gradients of all parameters but one layer's."""
+    own = {id(p) for p in left.parameters()}
+    kept = [i for i, p in enumerate(params) if id(p) not in own]
+    bounded, share = rule([grads[i] for i in kept], [params[i] for i in kept])
+    clipped = dict(zip(kept, bounded, strict=True))
+    return [clipped.get(i, grad) for i, grad in enumerate(grads)], share

@@ -1,0 +1,1 @@
+"""Keeping: atomic writes, checkpoints, the folder of a run."""

@@ -1,0 +1,162 @@
+"""The jobs of a sweep, stack by stack, each in the folder that it would have had alone."""
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import run_job
+
+from trainlab.config import keys
+from trainlab.errors import Held, Stopped
+from trainlab.experiment import phases
+from trainlab.observe.console import Show
+from trainlab.storage import run_folder
+from trainlab.sweeps.execute import align_checkpoints
+from trainlab.sweeps.execute.compose import Jobs
+from trainlab.sweeps.execute.partition import groups, key
+from trainlab.sweeps.execute.paused import Paused
+from trainlab.sweeps.execute.planner import halved, planned
+from trainlab.sweeps.execute.train_stack import NoRoom, together
+
+Ended = Callable[[Any, Path, Any], None]
+
+
+def launch(
+    context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
+) -> list[Any]:
+    """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report, and
+    may have `ended(outcome, folder, config)`, which is called as soon as a job has ended."""
+    with run_folder.signals() as flag:  # one for all the stories
+        jobs = Jobs(context, master, overrides, begin)
+        return Launch(context, task, Path(str(master.hydra.sweep.dir)), jobs, flag).all()
+
+
+class Launch:
+    """One call of the launcher: `returns` has Hydra's JobReturn of each job that was opened."""
+
+    def __init__(self, context: Any, task: Any, sweep: Path, jobs: Jobs, flag: Any):
+        self.job, self.report, *more = task.args
+        self.ended: Ended | None = more[0] if more else None
+        self.context, self.sweep, self.jobs, self.flag = context, sweep, jobs, flag
+        self.plain = [jobs.plain(place) for place in range(len(jobs.parsed))]
+        self.show = Show(quiet=jobs.master.quiet, pause=5.0)
+        self.returns: dict[int, Any] = {}
+
+    def all(self) -> list[Any]:
+        number = 0
+        for structure in groups(self.plain):
+            folders = {place: self.plain[place].get("resume") for place in structure}
+            for places in align_checkpoints.together(folders):
+                self.group(number, places)
+                number += 1
+        return [self.returns[place] for place in range(len(self.plain))]
+
+    def group(self, number: int, places: list[int]) -> None:
+        """Jobs of one structure that begin at one step, as many at a time as is planned."""
+        own = hashlib.sha256(key(self.plain[places[0]]).encode()).hexdigest()
+        path, shared, size = self.sweep / f"stack-{own[:12]}.json", Shared(), None
+        while places:
+            first = self.opened(places[0], shared)
+            if size is None and isinstance(first, Paused) and len(places) > 1:
+                asked = self.plain[places[0]]["stack.size"]
+                plan = planned(first.bench, len(places), asked, path)
+                size = plan.size
+                self.show.note(f"stack {number}: {len(places)} runs, {plan.told}")
+            chunk, places = places[: size or 1], places[size or 1 :]
+            try:
+                self.chunk(chunk, first, shared)
+            except NoRoom as error:
+                again = [p for p in chunk if isinstance(self.returns[p].return_value, Paused)]
+                size = halved(len(again), path)
+                self.show.note(f"stack {number}: {error}; {size} at a time, from their beginning")
+                places = again + places
+                for place in again:
+                    self.clear(place)
+
+    def chunk(self, places: list[int], first: Any, shared: "Shared") -> None:
+        """Open the jobs, train them together, and let each end."""
+        stories = {places[0]: first}
+        for place in places[1:]:
+            if self.flag.raised is not None:
+                break  # these have not begun
+            stories[place] = self.opened(place, shared)
+        ready: dict[int, list[int]] = {}  # step -> places; a checkpoint may have been damaged
+        for place, outcome in stories.items():
+            if isinstance(outcome, Paused):
+                ready.setdefault(outcome.trainer.at, []).append(place)
+            else:
+                self.end(place, outcome)
+        for some in ready.values():
+            ended = partial(lambda some, number, outcome: self.end(some[number], outcome), some)
+            together([stories[place] for place in some], self.show, ended)
+        stopped = [p for p in stories if isinstance(self.returns[p].return_value, Stopped)]
+        if self.flag.raised is not None or stopped:
+            sys.exit(run_folder.EXIT_CODES.get(self.flag.raised, 130))
+
+    def opened(self, place: int, shared: "Shared") -> Any:
+        """A job up to where it trains, or what ended it before."""
+        self.returns[place] = run_job(
+            hydra_context=self.context,
+            task_function=partial(self.job, tell=shared.open),
+            config=self.jobs.config(place),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=False,
+        )
+        return self.returns[place].return_value
+
+    def folder(self, place: int) -> Path:
+        return Path(self.returns[place].hydra_cfg.hydra.runtime.output_dir)
+
+    def end(self, place: int, outcome: Any) -> None:
+        """A failure is told, leaves its status and ends no other run; a pause is no failure, and
+        a stop is told once, by the sweep."""
+        self.returns[place].return_value = outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, Held | Stopped):
+            self.report(outcome, self.folder(place))
+            run_folder.failed(self.folder(place), outcome)
+        if self.ended is not None:
+            self.ended(outcome, self.folder(place), self.returns[place].cfg)
+
+    def clear(self, place: int) -> None:
+        """Let go of what a job that starts again has written; one that went on does so again."""
+        self.returns[place].return_value.told.close()
+        self.returns[place].return_value = None  # and with it the memory
+        if self.plain[place]["resume"] is None:
+            shutil.rmtree(self.folder(place))
+
+
+class Shared:
+    """What the jobs of one stack have in common: the data and, where only their seeds differ, the
+    verdicts of the preflight."""
+
+    def __init__(self) -> None:
+        self.bench: Any = None
+        self.checked: dict[str, tuple[list[Any], Path]] = {}  # setting -> verdicts, where they are
+
+    def open(self, told: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
+        """A story up to where it trains; of another task, the whole of it."""
+        if getattr(told, "func", None) is not phases.train:
+            return told(cfg, directory, door, choices)
+        chapters = phases.chapters(cfg, directory, door, choices, self.prepare, self.check)
+        return Paused.at_fit(chapters, lambda: self.latest)
+
+    def prepare(self, cfg: Any, door: Any) -> Any:
+        if self.bench is None:
+            self.bench = phases.prepare(cfg, door)
+        self.latest = replace(self.bench, cfg=cfg, door=door)
+        return self.latest
+
+    def check(self, bench: Any, directory: Path, show: Any) -> list[Any]:
+        setting = keys.digest(keys.values(bench.cfg) | {"seed": 0})
+        if setting not in self.checked:
+            self.checked[setting] = phases.preflight(bench, directory, show), directory
+        verdicts, where = self.checked[setting]
+        if where != directory and (where / "verdicts.json").exists():
+            shutil.copy(where / "verdicts.json", directory / "verdicts.json")
+        return verdicts

@@ -1,0 +1,1 @@
+"""What a sweep answers: comparison, leaderboard, edges, importance."""
