@@ -114,9 +114,7 @@ def test_every_leaf_of_every_word_has_a_type_and_a_range():
 
 def test_every_word_composes_and_opens_with_its_source():
     for group, options in words.groups().items():
-        for word in (
-            options if group != "search" else []
-        ):  # tested with the spaces
+        for word in options if group != "search" else []:  # tested with the spaces
             extra = ["resume=auto"] if word == "evaluate" else []
             validate(f"{group}={word}", *extra)
             assert len(words.about(group, word)) > 10, (group, word)

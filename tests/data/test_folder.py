@@ -368,7 +368,7 @@ def test_a_build_that_stops_leaves_nothing_behind(tmp_path, cache, monkeypatch):
     def full(*args):
         raise OSError(28, "No space")
 
-    monkeypatch.setattr(image_cache.durable, "replace", full)
+    monkeypatch.setattr(image_cache.atomic, "replace", full)
     with pytest.raises(trainlab.errors.MachineError, match="cannot write .No space"):
         image_folder(str(root))
     assert list(cache.iterdir()) == []

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from trainlab.data import preprocess
-from trainlab.data.affine import center_channel, none
-from trainlab.data.preprocess import Affine, standardize
+from trainlab.data.preprocess import Affine, center_channel, none, standardize
 from trainlab.data.sources import digits
 from trainlab.data.splits import Split
 

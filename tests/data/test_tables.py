@@ -11,9 +11,8 @@ import torch
 import trainlab
 from trainlab.config import words
 from trainlab.config.build import Door
-from trainlab.data import tables
-from trainlab.data.tables import breast_cancer, wine
-from trainlab.data.toys import blobs, spirals, two_moons
+from trainlab.data import sources
+from trainlab.data.sources import blobs, breast_cancer, spirals, two_moons, wine
 from trainlab.errors import DataError
 
 TOYS = [spirals, blobs, two_moons]
@@ -37,7 +36,7 @@ def script():
 def test_shipped_tables_equal_scikit_learn(name, tmp_path):
     pytest.importorskip("sklearn")
     build = script()
-    with np.load(tables.FILES / f"{name}.npz", allow_pickle=False) as shipped:
+    with np.load(sources.FILES / f"{name}.npz", allow_pickle=False) as shipped:
         for key, values in build.arrays(name).items():
             assert shipped[key].dtype == values.dtype
             np.testing.assert_array_equal(shipped[key], values)
@@ -110,7 +109,9 @@ def test_blobs_have_their_centres_and_spread():
 def test_the_word_is_what_the_function_gives_by_default(word):
     node = {k.split(".", 1)[1]: v for k, v in words.literals("data", word).items()}
     data = Door()(node)
-    module = tables if hasattr(tables, word) else __import__("trainlab.data.toys", fromlist=["x"])
+    module = (
+        sources if hasattr(sources, word) else __import__("trainlab.data.sources", fromlist=["x"])
+    )
     assert data.digest() == getattr(module, word)().digest()
 
 

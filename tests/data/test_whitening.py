@@ -10,9 +10,8 @@ import trainlab
 from trainlab.config import words
 from trainlab.config.build import Door
 from trainlab.data import whitening
-from trainlab.data.affine import center_image, center_scalar, scale01, standardize_pixel
 from trainlab.data.batches import Batches
-from trainlab.data.mismatch import other
+from trainlab.data.preprocess import center_image, center_scalar, other, scale01, standardize_pixel
 from trainlab.data.sources import digits
 from trainlab.data.whitening import pca, restored, whiten, zca
 from trainlab.errors import CheckpointError, ConfigError, DataError

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 
 from trainlab.errors import ConfigError
 from trainlab.nn import norm
-from trainlab.nn.activation import gain, sized
+from trainlab.nn.activation import Maxout, ReLUSquared, gain, prelu, saturates, sized
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
-from trainlab.nn.rectifier import Maxout, ReLUSquared, prelu
-from trainlab.nn.saturation import saturates
 from trainlab.observe.capture import look, taps
 from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation as probe

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from trainlab.errors import ConfigError
-from trainlab.nn import groupnorm, norm
+from trainlab.nn import norm
 from trainlab.nn.activation import gain
 from trainlab.nn.cnn import cnn
-from trainlab.nn.draws import TRUNCATED, identity, truncated
-from trainlab.nn.init import initialise, keep, weighted
+from trainlab.nn.init import TRUNCATED, identity, initialise, keep, truncated, weighted
 from trainlab.nn.mlp import mlp
 from trainlab.observe.capture import outputs
 
@@ -47,7 +46,7 @@ def test_every_word_draws_every_weight_and_only_those(init_word, word, kind):
     assert len(norms) == 2 and all((m.weight == 7).all() for m in norms)
 
 
-@pytest.mark.parametrize("make", [norm.none, norm.batch, groupnorm.weight])
+@pytest.mark.parametrize("make", [norm.none, norm.batch, norm.weight])
 @pytest.mark.parametrize("kind", X)
 def test_every_word_gives_finite_outputs_with_every_norm(init_word, word, kind, make):
     model = model_of(kind, make=make)
@@ -131,7 +130,7 @@ def test_orthogonal_rows_or_columns_have_the_length_of_the_gain(factor, word):
 
 
 @pytest.mark.parametrize("kind", X)
-@pytest.mark.parametrize("make", [norm.none, norm.batch, groupnorm.weight])
+@pytest.mark.parametrize("make", [norm.none, norm.batch, norm.weight])
 def test_lsuv_gives_every_layer_unit_variance_on_its_batch(kind, make, word):
     model, x = model_of(kind, nn.Tanh, make), batch_of(kind)
     x = 3 * x + 1
@@ -202,7 +201,7 @@ def test_torch_default_keeps_the_draw_bit_for_bit(word):
     assert keep(before["head.bias"]) is before["head.bias"]
 
 
-@pytest.mark.parametrize("make", [norm.none, groupnorm.weight])
+@pytest.mark.parametrize("make", [norm.none, norm.weight])
 def test_head_apart(make, init_word, word):
     std = {}
     for head in ("same", "zero", "gaussian"):
@@ -244,9 +243,7 @@ class Residual(nn.Module):
         return x + self.branch(x)
 
 
-@pytest.mark.parametrize(
-    "make", [norm.none, norm.batch, norm.layer, groupnorm.rms, groupnorm.weight]
-)
+@pytest.mark.parametrize("make", [norm.none, norm.batch, norm.layer, norm.rms, norm.weight])
 def test_zero_gamma_makes_a_residual_block_the_identity(make, word):
     model = nn.Sequential(Residual(make), Residual(make))
     x = torch.randn(8, 6)
@@ -270,7 +267,7 @@ def test_zero_gamma_without_residual_blocks_is_refused(word):
 
 def test_init_acts_on_the_effective_weight(word):
     torch.manual_seed(1)
-    plain, normed = model_of(), model_of(make=groupnorm.weight)
+    plain, normed = model_of(), model_of(make=norm.weight)
     init = word("init", "he_normal")
     for model in (plain, normed):
         torch.manual_seed(2)
@@ -280,7 +277,7 @@ def test_init_acts_on_the_effective_weight(word):
 
 
 def test_zero_weights_under_weight_norm_keep_a_direction(word):
-    model = model_of(make=groupnorm.weight)
+    model = model_of(make=norm.weight)
     word("init", "zeros")(model, batch_of())
     g, v = model.hidden1.layer.parametrizations.weight.parameters()
     assert not g.any() and (v.norm(dim=1) > 0).all()

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from trainlab.errors import ConfigError
-from trainlab.nn import groupnorm, norm
+from trainlab.nn import norm
+from trainlab.nn.activation import Maxout
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
-from trainlab.nn.rectifier import Maxout
 
 IMAGES_ONLY = {"instance"}
 BEFORE_ONLY = {"none", "weight"}
@@ -108,7 +108,7 @@ def test_a_bias_is_dropped_exactly_where_it_has_no_effect(name, place, word):
 
 
 def test_groups_of_one_channel_drop_the_bias_too():
-    assert groupnorm.group(nn.Conv2d(6, 16, 3), groups=16).layer.bias is None
+    assert norm.group(nn.Conv2d(6, 16, 3), groups=16).layer.bias is None
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_groups_of_one_channel_drop_the_bias_too():
 )  # fmt: skip
 def test_groups_that_do_not_fit_are_refused_with_the_nearest_that_do(layer, groups, near):
     with pytest.raises(ConfigError, match=f"norm.groups = {groups}: .*use norm.groups={near}$"):
-        groupnorm.group(layer, groups=groups)
-    groupnorm.group(layer, groups=near)
+        norm.group(layer, groups=groups)
+    norm.group(layer, groups=near)
 
 
 def test_instance_norm_refuses_tables():
     with pytest.raises(ConfigError, match="norm = instance: .* use norm=layer"):
-        mlp((6,), 3, nn.ReLU, groupnorm.instance)
+        mlp((6,), 3, nn.ReLU, norm.instance)
 
 
 def test_weight_norm_is_torchs_and_its_gain_is_the_length_of_each_row():
     torch.manual_seed(3)
-    block = groupnorm.weight(nn.Linear(6, 4), nn.ReLU())
+    block = norm.weight(nn.Linear(6, 4), nn.ReLU())
     torch.manual_seed(3)
     plain = nn.Linear(6, 4)
     torch.testing.assert_close(block.layer.weight, plain.weight)
@@ -146,7 +146,7 @@ def test_weight_norm_is_torchs_and_its_gain_is_the_length_of_each_row():
 
 @pytest.mark.parametrize("build, shape", [(mlp, (6,)), (cnn, (2, 8, 8))])
 def test_weight_norm_copies_saves_and_loads(build, shape):
-    model, other = (build(shape, 3, nn.ReLU, groupnorm.weight) for _ in range(2))
+    model, other = (build(shape, 3, nn.ReLU, norm.weight) for _ in range(2))
     x = torch.randn(4, *shape)
     copied = copy.deepcopy(model)
     assert torch.equal(copied(x), model(x))

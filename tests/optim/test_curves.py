@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from trainlab.config import words
 from trainlab.config.build import Door
 from trainlab.errors import ConfigError
-from trainlab.optim import curves, schedule
+from trainlab.optim import schedule
 
 WORDS = words.groups()["schedule"]
 
@@ -55,28 +55,28 @@ def test_any_warms_up_and_then_runs_over_what_is_left(word):
 
 TWINS = {
     "exponential": (
-        lambda k: curves.exponential(k, 40, final=0.05),
+        lambda k: schedule.exponential(k, 40, final=0.05),
         lr_scheduler.ExponentialLR, {"gamma": 0.05 ** (1 / 40)},
     ),
     "linear": (
-        lambda k: curves.linear(k, 40, final=0.2),
+        lambda k: schedule.linear(k, 40, final=0.2),
         lr_scheduler.LinearLR, {"start_factor": 1.0, "end_factor": 0.2, "total_iters": 40},
     ),
     "polynomial": (
-        lambda k: curves.polynomial(k, 40, power=0.9),
+        lambda k: schedule.polynomial(k, 40, power=0.9),
         lr_scheduler.PolynomialLR, {"total_iters": 40, "power": 0.9},
     ),
     "cosine_restarts": (
-        lambda k: curves.cosine_restarts(k, 70, cycles=3, growth=2, final=0.1),
+        lambda k: schedule.cosine_restarts(k, 70, cycles=3, growth=2, final=0.1),
         lr_scheduler.CosineAnnealingWarmRestarts, {"T_0": 10, "T_mult": 2, "eta_min": 0.1},
     ),
     "one_cycle": (
-        lambda k: curves.one_cycle(k, 41, peak=0.25, start=0.04, final=4e-6),
+        lambda k: schedule.one_cycle(k, 41, peak=0.25, start=0.04, final=4e-6),
         lr_scheduler.OneCycleLR, {"max_lr": 1.0, "total_steps": 41, "pct_start": 0.25,
                                   "cycle_momentum": False},
     ),
     "cyclic": (
-        lambda k: curves.cyclic(k, 40, cycles=4, low=0.1),
+        lambda k: schedule.cyclic(k, 40, cycles=4, low=0.1),
         lr_scheduler.CyclicLR, {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 5,
                                 "cycle_momentum": False},
     ),
@@ -98,15 +98,15 @@ def test_equals_torchs(word):
 
 def test_inverse_time_and_inverse_sqrt_are_the_formulas():
     for k in range(100):
-        assert curves.inverse_time(k, 100, rate=4) == pytest.approx(1 / (1 + 4 * k / 100))
+        assert schedule.inverse_time(k, 100, rate=4) == pytest.approx(1 / (1 + 4 * k / 100))
         # Vaswani et al., equation 3, divided by its highest value: w = 100 warm-up steps of 1000
         n = k * 9 + 101
         paper = min(n**-0.5, n * 100**-1.5) / 100**-0.5
-        assert curves.inverse_sqrt(n, 1000, rate=9, warmup=0.1) == pytest.approx(paper)
+        assert schedule.inverse_sqrt(n, 1000, rate=9, warmup=0.1) == pytest.approx(paper)
 
 
 def test_warmup_stable_decay():
-    seen = [curves.warmup_stable_decay(k, 100, decay=0.2, final=0.5) for k in range(100)]
+    seen = [schedule.warmup_stable_decay(k, 100, decay=0.2, final=0.5) for k in range(100)]
     assert seen[:81] == pytest.approx([1.0] * 81)
     assert seen[81:] == pytest.approx([1 - 0.5 * k / 20 for k in range(1, 20)])
 
@@ -118,25 +118,25 @@ def test_piecewise_is_numpys_interp(at, data):
     at = sorted(set(at))
     factors = data.draw(st.lists(st.floats(0, 2), min_size=len(at), max_size=len(at)))
     for k in range(30):
-        assert curves.piecewise(k, 30, at=at, factors=factors) == pytest.approx(
+        assert schedule.piecewise(k, 30, at=at, factors=factors) == pytest.approx(
             np.interp(k / 30, at, factors), rel=1e-6, abs=1e-9
         )
 
 
 def test_piecewise_jumps_where_a_position_stands_twice():
-    seen = [curves.piecewise(k, 10, at=[0, 0.5, 0.5], factors=[1, 1, 0.1]) for k in range(10)]
+    seen = [schedule.piecewise(k, 10, at=[0, 0.5, 0.5], factors=[1, 1, 0.1]) for k in range(10)]
     assert seen == [1] * 5 + [0.1] * 5
 
 
 @pytest.mark.parametrize("keys", [{"at": [0.0, 1.0]}, {"at": [0.5, 0.2, 1.0]}, {"at": []}])
 def test_piecewise_refuses_points_that_do_not_fit(keys):
     with pytest.raises(ConfigError, match="schedule.at = "):
-        curves.piecewise(0, 10, **keys)
+        schedule.piecewise(0, 10, **keys)
 
 
 def test_an_exponential_to_zero_is_refused():
     with pytest.raises(ConfigError, match="schedule.final=0.01"):
-        curves.exponential(0, 10, final=0.0)
+        schedule.exponential(0, 10, final=0.0)
 
 
 @given(
@@ -156,18 +156,18 @@ def test_plateau_is_torchs_reduce_on_plateau(values, patience, cooldown, thresho
     for step, value in enumerate(values):
         reduce.step(value)
         history.append((step, value))
-        mine = curves.plateau(step, len(values), history=history, final=0.03, **keys)
+        mine = schedule.plateau(step, len(values), history=history, final=0.03, **keys)
         assert mine == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
 def test_plateau_falls_after_patience_and_not_before():
     flat = [(k, 1.0) for k in range(7)]
-    assert curves.plateau(0, 1, history=flat[:6], patience=5) == 1.0
-    assert curves.plateau(0, 1, history=flat, patience=5) == 0.1
+    assert schedule.plateau(0, 1, history=flat[:6], patience=5) == 1.0
+    assert schedule.plateau(0, 1, history=flat, patience=5) == 0.1
 
 
 def test_the_key_warmup_is_seen_from_outside():
     import inspect
 
-    assert "warmup" in inspect.signature(curves.linear).parameters
+    assert "warmup" in inspect.signature(schedule.linear).parameters
     assert math.isclose(schedule.cosine(5, 10, warmup=0.5), 1.0)

@@ -6,7 +6,7 @@ from benches import bench_of
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab import speed
+from trainlab.experiment import regularisation
 from trainlab.observe.capture import look, looking
 from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation
@@ -150,7 +150,7 @@ def test_a_compiled_model_has_the_figures_of_the_plain_one(monkeypatch):
     for compiles in (False, True):
         torch.manual_seed(0)
         model = Tied()
-        rows.append(step_of(model, speed.forward(model, "fp32", compiles, False))[0])
+        rows.append(step_of(model, regularisation.forward(model, "fp32", compiles, False))[0])
         weights.append(model.a.weight.detach())
     assert len(compiled) == 1
     assert rows[0].keys() == rows[1].keys()

@@ -8,8 +8,8 @@ import torch
 from test_train import batches_of, fit, trainer_of
 from torch import nn
 
-from trainlab import speed
 from trainlab.errors import ConfigError
+from trainlab.experiment import regularisation
 from trainlab.storage import checkpoint, restore
 from trainlab.training import randomness
 from trainlab.training.trainer import hits
@@ -105,7 +105,7 @@ def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
         trainer = trainer_of(
             steps=20, average=Average(), **copy.deepcopy(OPTIONS), monitor="val/loss"
         )
-        trainer.scaler = speed.scaler(torch.device("cpu"), trainer.optimizer)
+        trainer.scaler = regularisation.scaler(torch.device("cpu"), trainer.optimizer)
         return trainer
 
     whole = new()
@@ -140,9 +140,9 @@ def test_every_precision_learns_and_keeps_float32_weights_and_losses(precision):
     assert torch.backends.cudnn.conv.fp32_precision == products
     assert torch.backends.mkldnn.matmul.fp32_precision == products
     trainer = trainer_of(steps=60, lr=0.05, validation=batches_of())
-    trainer.forward = speed.forward(trainer.model, precision, False, False)
+    trainer.forward = regularisation.forward(trainer.model, precision, False, False)
     if precision == "fp16":
-        trainer.scaler = speed.scaler(torch.device("cpu"), trainer.optimizer)
+        trainer.scaler = regularisation.scaler(torch.device("cpu"), trainer.optimizer)
     first, *_, last = [row for _, row in fit(trainer, log=5)]
     randomness.join("cpu", 1)
     assert trainer.params[0].dtype == torch.float32
@@ -153,7 +153,7 @@ def test_every_precision_learns_and_keeps_float32_weights_and_losses(precision):
 def test_fp16_and_lbfgs_are_refused_together():
     trainer = trainer_of(optimizer=torch.optim.LBFGS)
     with pytest.raises(ConfigError, match="use precision=bf16"):
-        speed.scaler(torch.device("cpu"), trainer.optimizer)
+        regularisation.scaler(torch.device("cpu"), trainer.optimizer)
 
 
 def test_channels_last_changes_the_layout_and_not_the_result():
@@ -163,6 +163,6 @@ def test_channels_last_changes_the_layout_and_not_the_result():
     ).double()
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     expected = model(x)
-    out = speed.forward(model, "fp32", False, True)(x)
+    out = regularisation.forward(model, "fp32", False, True)(x)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(out, expected, rtol=1e-10)

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.dealt import FOR_IMAGES, with_test
 from trainlab.data.fetch import downloaded, folder
-from trainlab.data.splits import Split, Splits
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, with_test
 from trainlab.errors import DataError
 
 PIXELS = 3 * 32 * 32

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.dealt import FOR_IMAGES, dealt, with_test
 from trainlab.data.image_cache import File, decoded_once
 from trainlab.data.memory_map import Rows
-from trainlab.data.splits import Split, Splits
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, dealt, with_test
 from trainlab.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainlab.data.dealt import FOR_IMAGES, with_test
 from trainlab.data.fetch import fetched, folder
-from trainlab.data.sources import NO_FLIP
-from trainlab.data.splits import Split, Splits
+from trainlab.data.splits import NO_FLIP
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, with_test
 from trainlab.errors import DataError
 
 # sha256 of the unpacked IDX files in the copies of MNIST that are in use: first as LeCun published

@@ -15,8 +15,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from trainlab.data.dealt import FOR_IMAGES, FOR_TABLES, dealt, with_test
-from trainlab.data.splits import Split, Splits
+from trainlab.data.splits import FOR_IMAGES, FOR_TABLES, Split, Splits, dealt, with_test
 from trainlab.errors import DataError
 
 LARGEST = 2**34  # bytes of all arrays together, unpacked

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from trainlab.config import hints, words
 from trainlab.data.splits import Splits
+from trainlab.errors import ConfigError
 
 MOST_TOLD = 1000  # numbers; a manifest is written at every checkpoint
 
@@ -76,8 +79,6 @@ def fit(door: Callable, node: Any, own: dict[str, Any], splits: Splits) -> tuple
     fitted = door(node)(splits.train.x, splits.max_value)
     if own["test"] is None:
         return fitted, fitted
-    from trainlab.data.mismatch import other
-
     return fitted, other(own["test"], door, splits, fitted)
 
 
@@ -121,3 +122,71 @@ def mean_std(x: Tensor, max_value: float, axes: tuple[int, ...]) -> tuple[Tensor
     low = torch.stack([part.amin(axes, keepdim=True)[0] for part in chunks]).amin(0)
     high = torch.stack([part.amax(axes, keepdim=True)[0] for part in chunks]).amax(0)
     return mean / max_value, torch.where(low == high, 1.0, (squares / count).sqrt() / max_value)
+
+
+def none(x: Tensor, max_value: float) -> Affine:
+    """Raw values as floats."""
+    one = torch.ones((x.shape[1], 1, 1) if x.dim() == 4 else (x.shape[1],))
+    return Affine(one, torch.zeros_like(one))
+
+
+def center_channel(x: Tensor, max_value: float) -> Affine:
+    """x / max_value minus its mean per channel (images) or per feature (tables) of x (N, ...)."""
+    return _centered(x, max_value, per_channel(x))
+
+
+def scale01(x: Tensor, max_value: float) -> Affine:
+    """Images (N, C, H, W): x / max_value. Tables (N, F): from each feature's least and greatest
+    training value to 0 .. 1; a constant feature becomes 0."""
+    if x.dim() == 4:
+        scale = torch.full((x.shape[1], 1, 1), 1 / max_value)
+        return Affine(scale, torch.zeros_like(scale))
+    low, high = x.amin(0).double(), x.amax(0).double()
+    scale = 1 / torch.where(high == low, 1.0, high - low)
+    return Affine(scale.float(), (-low * scale).float())
+
+
+def center_scalar(x: Tensor, max_value: float) -> Affine:
+    """x / max_value minus one number, the mean over all samples, channels and pixels."""
+    return _centered(x, max_value, tuple(range(x.dim())))
+
+
+def center_image(x: Tensor, max_value: float) -> Affine:
+    """x / max_value minus the mean image (C, H, W), or the mean row (F,) of a table."""
+    return _centered(x, max_value, (0,))
+
+
+def standardize_pixel(x: Tensor, max_value: float) -> Affine:
+    """As `center_image`, then each pixel divided by its standard deviation over N.
+
+    A pixel that is constant in x (the black border of digits) gets 1, so it becomes 0; on other
+    splits it may be anything, in units of max_value.
+    """
+    return standardized(x, max_value, (0,))
+
+
+def _centered(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
+    """x / max_value minus its mean over `axes`."""
+    mean, _ = mean_std(x, max_value, axes)
+    return Affine(torch.full_like(mean, 1 / max_value).float(), -mean.float())
+
+
+def other(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
+    """The preprocessing `word` with the keys of its file, fitted on the training split too.
+
+    A deliberate mistake: what is trained on `usual` is judged on something else. Raises ConfigError
+    for an unknown word and for one that gives samples of another shape.
+    """
+    known = words.groups()["preprocess"]
+    if word not in known:
+        raise hints.no_word("preprocess.test", word, known, None)
+    node = OmegaConf.load(words.conf() / "preprocess" / f"{word}.yaml")
+    fitted = door(OmegaConf.create({"preprocess": node})["preprocess"])
+    fitted = fitted(splits.train.x, splits.max_value)
+    shapes = [tuple(each.shape(splits.shape)) for each in (usual, fitted)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"preprocess.test = {word}: gives samples {shapes[1]}, the network takes {shapes[0]}; "
+            f"use a word that keeps the shape, such as preprocess.test=none"
+        )
+    return fitted

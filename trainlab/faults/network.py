@@ -14,7 +14,7 @@ from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
 from trainlab.training.trainer import Trainer
 
-HOMES = "torch.nn.modules.activation", "trainlab.nn.rectifier"
+HOMES = "torch.nn.modules.activation", "trainlab.nn.activation"
 OTHERS = nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax
 
 

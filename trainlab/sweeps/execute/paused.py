@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainlab import speed
+from trainlab.experiment import regularisation
 from trainlab.training import randomness
 from trainlab.training.trainer import Every, Trainer, Watch
 
@@ -62,7 +62,9 @@ def forward_of(cfg: Any, compiled: bool) -> Callable | None:
     itself. A stack lays its maps out in its own way, and Stack refuses another."""
     if cfg.channels_last or (cfg.precision == "fp32" and not compiled):
         return None
-    return partial(speed.forward, precision=cfg.precision, compiled=compiled, channels_last=False)
+    return partial(
+        regularisation.forward, precision=cfg.precision, compiled=compiled, channels_last=False
+    )
 
 
 def silent() -> contextlib.AbstractContextManager:
