@@ -259,13 +259,13 @@ def stack(n: int) -> None:
             begun = time.perf_counter()
             for trainer in singles:
                 for _ in range(10):
-                    trainer.step(*trainer.batches(trainer.at))
+                    trainer.step(*trainer.batches(trainer.step_count))
             return time.perf_counter() - begun
 
         def as_one(together=together) -> float:
             begun = time.perf_counter()
             for _ in range(10):
-                together.step(*together.batches(together.at))
+                together.step(*together.batches(together.step_count))
             return time.perf_counter() - begun
 
         alone(), as_one()

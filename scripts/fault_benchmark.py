@@ -107,10 +107,10 @@ def again(lines: tuple[str, ...]) -> dict[str, Any]:
     trainer, watch = bench.fresh(), Published()
     randomness.seed_everything(bench.cfg.seed, "dropout")
     watch.before(trainer)
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     losses = []
     for _ in range(trainer.steps):
-        losses.append(trainer.step(*trainer.batches(trainer.at)).detach())
+        losses.append(trainer.step(*trainer.batches(trainer.step_count)).detach())
         watch.watch(trainer)
         if not losses[-1].isfinite():
             break

@@ -47,9 +47,9 @@ def trained(bench: phases.Bench, lr: float) -> tuple[float, float]:
     cfg = OmegaConf.merge(bench.cfg, {"optim": {"lr": float(lr)}})
     trainer = dataclasses.replace(bench, cfg=cfg).fresh()
     seed_everything(cfg.seed, "dropout")
-    trainer.train_mode(trainer.model)
-    while trainer.at < trainer.steps:
-        trainer.step(*trainer.batches(trainer.at))
+    trainer.set_train_mode(trainer.model)
+    while trainer.step_count < trainer.steps:
+        trainer.step(*trainer.batches(trainer.step_count))
         trainer.record.clear()
     loss, accuracy = map(float, trainer.evaluate(trainer.validation).values())
     return (loss, accuracy) if math.isfinite(loss) else (math.inf, 0.0)

@@ -27,8 +27,8 @@ from published_symptoms import Epoch
 from published_tools import AutoTrainer, DeepDiagnosis, TheDeepChecker
 from torch import Tensor
 
-from trainlab.observe.capture import Sight, eager, look, unmoved
-from trainlab.training.trainer import Trainer, evaluating, hits
+from trainlab.observe.capture import StepRecord, capture, eager, unmoved
+from trainlab.training.trainer import Trainer, evaluating, n_correct
 
 
 class Published:
@@ -55,8 +55,8 @@ class Published:
             "thedeepchecker": TheDeepChecker(),
         }
         with evaluating(trainer.model):
-            sight = look(trainer.model, trainer.objective, self.x, self.y)
-        self.rules["thedeepchecker"].prepare(trainer, sight, *self.many)
+            record = capture(trainer.model, trainer.objective, self.x, self.y)
+        self.rules["thedeepchecker"].prepare(trainer, record, *self.many)
 
     def watch(self, trainer: Trainer) -> None:
         """After every step. `interval` may have emptied the record; then that one step is lost."""
@@ -66,35 +66,38 @@ class Published:
         if self.old:
             pairs = zip(trainer.model.parameters(), self.old, strict=True)
             self.moves, self.old = [p.detach() - q for p, q in pairs], []
-        if (trainer.at + 1) % self.every == self.every // 2:  # the middle stands for the mean
+        if (
+            trainer.step_count + 1
+        ) % self.every == self.every // 2:  # the middle stands for the mean
             self.old = [p.detach().clone() for p in trainer.model.parameters()]
-        if trainer.at % self.every == 0:
+        if trainer.step_count % self.every == 0:
             self._look(trainer)
 
     def names(self, trainer: Trainer) -> dict[str, list[str]]:
         """The symptoms of each tool, in the order in which they were seen. A run that broke off
         inside an epoch is looked at as it is."""
-        if trainer.at != self.looked and trainer.at % self.every:
+        if trainer.step_count != self.looked and trainer.step_count % self.every:
             self._look(trainer)
         return {tool: list(rules.found) for tool, rules in self.rules.items()}
 
     def _look(self, trainer: Trainer) -> None:
-        self.looked = trainer.at
+        self.looked = trainer.step_count
         with evaluating(trainer.model), unmoved(trainer.model):
-            sight = look(trainer.model, trainer.objective, self.x, self.y)
+            record = capture(trainer.model, trainer.objective, self.x, self.y)
             x, y = trainer.validation(0) if trainer.validation is not None else (self.x, self.y)
             with torch.no_grad():
                 model, (many, labels) = eager(trainer.model), self.many
                 logits = model(x)
-                val = trainer.criterion(logits, y), hits(logits, y) / len(y)
-                accuracy = float(hits(model(many), labels) / len(labels))
+                val = trainer.criterion(logits, y), n_correct(logits, y) / len(y)
+                accuracy = float(n_correct(model(many), labels) / len(labels))
         if self.moves:
-            sight.updates = dict(zip(sight.params, self.moves, strict=True))
+            record.updates = dict(zip(record.params, self.moves, strict=True))
         loss = _mean(self.record)
         self.record, self.moves = [], []
         epoch = Epoch(
-            trainer.at / trainer.steps, trainer.at + self.every > trainer.steps, loss, accuracy,
-            float(val[0]), float(val[1]), sight, _regularised(trainer, sight),
+            trainer.step_count / trainer.steps,
+            trainer.step_count + self.every > trainer.steps, loss, accuracy,
+            float(val[0]), float(val[1]), record, _regularised(trainer, record),
         )  # fmt: skip
         for rules in self.rules.values():
             rules.epoch(epoch)
@@ -117,16 +120,16 @@ def _mean(record: list[tuple]) -> float:
     return sum(losses) / sum(sizes) if record else float("nan")
 
 
-def _regularised(trainer: Trainer, sight: Sight) -> float:
+def _regularised(trainer: Trainer, record: StepRecord) -> float:
     if trainer.penalty is None:
         return 0.0
     free = {
         n: p
-        for n, p in zip(sight.params, trainer.model.parameters(), strict=True)
+        for n, p in zip(record.params, trainer.model.parameters(), strict=True)
         if p.requires_grad
     }
     reg = trainer.penalty(trainer.penalised)
     grads = torch.autograd.grad(reg, list(free.values()), allow_unused=True)
-    pairs = [(g, sight.grads.get(n)) for n, g in zip(free, grads, strict=True) if g is not None]
+    pairs = [(g, record.grads.get(n)) for n, g in zip(free, grads, strict=True) if g is not None]
     ratios = [float(g.norm() / ((h - g).norm() + 1e-8)) for g, h in pairs if h is not None]
     return max(ratios, default=0.0)

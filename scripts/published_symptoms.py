@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from trainlab.observe.capture import Sight
+from trainlab.observe.capture import StepRecord
 
 BLOWN = "grad.exploding init.too_large init.mismatch optim.lr_high optim.lr_mismatch"
 BLOWN += " data.unnormalised data.nonfinite loss.sum_reduction loss.sign loop.no_zero_grad"
@@ -67,17 +67,17 @@ class Epoch:
     accuracy: float
     val_loss: float
     val_accuracy: float
-    sight: Sight  # `updates` are those of the step in the middle
+    record: StepRecord  # `updates` are those of the step in the middle
     reg: float  # gradient norm of the penalty / that of the loss, the largest of the weights'
 
     @property
     def weights(self) -> list[Tensor]:
-        return [p for p in self.sight.params.values() if p.dim() > 1]
+        return [p for p in self.record.params.values() if p.dim() > 1]
 
     @property
     def slopes(self) -> list[Tensor]:
         """Gradients of the weights that have one."""
-        return [g for g in self.sight.grads.values() if g.dim() > 1]
+        return [g for g in self.record.grads.values() if g.dim() > 1]
 
 
 class Rules:
@@ -98,7 +98,7 @@ class Rules:
     def epoch(self, now: Epoch) -> None:
         self.past.append(now)
         self.judge(now)
-        self.past[-1] = replace(now, sight=None)
+        self.past[-1] = replace(now, record=None)
 
     def judge(self, now: Epoch) -> None:
         raise NotImplementedError

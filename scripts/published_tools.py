@@ -9,7 +9,7 @@ import torch
 from published_symptoms import Epoch, Rules
 from torch import Tensor
 
-from trainlab.observe.capture import Sight
+from trainlab.observe.capture import StepRecord
 from trainlab.training.trainer import Trainer, classes_of
 
 
@@ -32,7 +32,7 @@ class AutoTrainer(Rules):
         if not again:
             return
         self.judged |= now.progress >= 0.5
-        hidden = [layer.out.abs().mean().item() for layer in now.sight.layers[:-1]]
+        hidden = [layer.out.abs().mean().item() for layer in now.record.layers[:-1]]
         has = self.seen.__contains__
         blown = any(mean >= 10 for mean in hidden)
         self.tell("abnormal_data", blown)
@@ -47,7 +47,7 @@ class AutoTrainer(Rules):
         self.tell("oscillate", has("unstable"))
 
     def _gradients(self, now: Epoch) -> set[str]:
-        grads = list(now.sight.grads.values())
+        grads = list(now.record.grads.values())
         if not finite(grads) or not finite(now.weights):
             return {"nan_tensor"}
         norms = [g.norm().item() for g in now.slopes]
@@ -104,7 +104,7 @@ class DeepDiagnosis(Rules):
     def judge(self, now: Epoch) -> None:
         if self.found:
             return
-        layers = now.sight.layers
+        layers = now.record.layers
         tensors = [layer.out for layer in layers], now.slopes, now.weights
         self.means.append(tuple([t.mean().item() for t in each] for each in tensors))
         forward, gradients, weights = (map(_numerical, means) for means in self.means[-1])
@@ -161,7 +161,7 @@ class TheDeepChecker(Rules):
         self.sizes: dict[str, list[float]] = {}  # mean |tensor| of each look, by kind and name
         self.perfect = self.constant = self.heavy = 0
 
-    def prepare(self, trainer: Trainer, sight: Sight, x: Tensor, y: Tensor) -> None:
+    def prepare(self, trainer: Trainer, record: StepRecord, x: Tensor, y: Tensor) -> None:
         """Data (the first samples) and initial state. Features are taken together, as its images
         are."""
         std, mean, low, high = (v.item() for v in (x.std(), x.mean(), x.min(), x.max()))
@@ -169,13 +169,13 @@ class TheDeepChecker(Rules):
         self.tell("features_constant", std == 0)
         standard = abs(std - 1) <= 0.01 and abs(mean) <= 0.01
         self.tell("features_unnormalized", std != 0 and not scaled and not standard)
-        logits = sight.layers[-1].out
+        logits = record.layers[-1].out
         classes = logits.shape[-1]
         counts = torch.bincount(classes_of(y), minlength=classes)
         shares = counts[counts > 0] / counts.sum()
         perplexity = exp(-float((shares * shares.log()).sum()))
         self.tell("unbalanced_labels", perplexity / classes < 0.5)
-        self._init(sight)
+        self._init(record)
         once, twice = (
             float(trainer.criterion(logits.repeat(n, 1), torch.cat([y[: len(logits)]] * n)))
             for n in (1, 2)
@@ -183,10 +183,10 @@ class TheDeepChecker(Rules):
         self.tell("poor_reduction_loss", once != 0 and abs(twice / once - 2) < 0.01)
         self.tell("poor_init_loss", not abs(once - log(classes)) < log(classes))
 
-    def _init(self, sight: Sight) -> None:
-        kinds = [layer.name.partition(".")[2] for layer in sight.layers[:-1]]
+    def _init(self, record: StepRecord) -> None:
+        kinds = [layer.name.partition(".")[2] for layer in record.layers[:-1]]
         kind = max(set(kinds), key=kinds.count) if kinds else "none"
-        for w in (p for p in sight.params.values() if p.dim() > 1):
+        for w in (p for p in record.params.values() if p.dim() > 1):
             spread, out, fan = float(w.var()), w.shape[0], w[0].numel()
             self.tell("poor_init", spread <= 1e-8)
             wanted = {"relu": [2 / fan], "tanh": [2 / (fan + out)], "sigmoid": [1 / fan]}
@@ -198,8 +198,8 @@ class TheDeepChecker(Rules):
         if self.perfect >= 5:  # its patience: it stops there
             return
         self._activations(now)
-        sight = now.sight
-        for name, w in sight.params.items():
+        record = now.record
+        for name, w in record.params.items():
             if not finite([w]):
                 self.tell("w_nan")
                 continue
@@ -207,7 +207,7 @@ class TheDeepChecker(Rules):
             if w.dim() > 1:
                 self.tell("w_negative", (w < 0).float().mean().item() > 0.95)
                 self.tell("w_dead", (w.abs() < 1e-5).float().mean().item() > 0.95)
-        for name, g in sight.grads.items():
+        for name, g in record.grads.items():
             if g.dim() < 2:
                 continue
             if not finite([g]):
@@ -217,7 +217,7 @@ class TheDeepChecker(Rules):
             sizes = self.sizes["g" + name]
             halved = len(sizes) >= 5 and all(r <= 0.5 for r in _rates(sizes))
             self.tell("gw_van", sizes[-1] < 1e-6 or halved)
-        self._updates(sight)
+        self._updates(record)
         self._losses(now)
 
     def _grows(self, name: str, tensor: Tensor, most: float) -> bool:
@@ -226,7 +226,7 @@ class TheDeepChecker(Rules):
         return sizes[-1] > most or (len(sizes) >= 5 and all(r >= 2 for r in _rates(sizes)))
 
     def _activations(self, now: Epoch) -> None:
-        *hidden, logits = now.sight.layers
+        *hidden, logits = now.record.layers
         constant = bool((logits.out.var(0) == 0).any())
         self.constant = self.constant + 1 if constant else 0
         self.tell("out_cons", self.constant >= 5)
@@ -247,9 +247,9 @@ class TheDeepChecker(Rules):
             outside = 0.5 if std < 0.5 else 2.0 if std > 2 else std
             self.tell("act_unstable", _differs(std**2, outside**2))
 
-    def _updates(self, sight: Sight) -> None:
-        for name, update in sight.updates.items():
-            weight = sight.params[name]
+    def _updates(self, record: StepRecord) -> None:
+        for name, update in record.updates.items():
+            weight = record.params[name]
             size = weight.abs().mean().item()
             if weight.dim() < 2 or size == 0 or not finite([update]):
                 continue

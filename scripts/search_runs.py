@@ -77,15 +77,17 @@ class Runs:
         self.bench.cfg.merge_with(before)
         group = Stack(trainers, list(range(len(trainers))))
         trainer, splits = group.trainer, self.bench.splits
-        trainer.train_mode(trainer.model)
-        while trainer.at < trainer.steps:
-            trainer.step(*trainer.batches(trainer.at))
+        trainer.set_train_mode(trainer.model)
+        while trainer.step_count < trainer.steps:
+            trainer.step(*trainer.batches(trainer.step_count))
             trainer.record.clear()
-            if trainer.at in self.marks or trainer.at == trainer.steps:
+            if trainer.step_count in self.marks or trainer.step_count == trainer.steps:
                 seen = trainer.evaluate(Repeated(self.bench.in_order(splits.val), group.ids))
                 alive = trainer.optimizer.alive
                 for own, loss, good in zip(settings, seen["loss"], alive, strict=True):
-                    self.losses.setdefault(own, {})[trainer.at] = float(loss) if good else None
+                    self.losses.setdefault(own, {})[trainer.step_count] = (
+                        float(loss) if good else None
+                    )
         test = trainer.evaluate(Repeated(self.bench.in_order(splits.test), group.ids))
         self.accuracies |= dict(zip(settings, test["accuracy"].tolist(), strict=True))
 

@@ -64,7 +64,7 @@ def test_a_word_resumes_bit_for_bit(group, word, images):
 
     def steps(trainer, count):
         for _ in range(count):
-            trainer.step(*trainer.batches(trainer.at))
+            trainer.step(*trainer.batches(trainer.step_count))
 
     whole, half, again = (bench.fresh() for _ in range(3))
     randomness.seed_everything(0, "dropout")
@@ -181,5 +181,5 @@ def test_a_healthy_recipe_halves_the_loss_in_100_steps_on_256_digits(name):
     trainer, train = bench.fresh(), bench.in_order(bench.splits.train)
     first = trainer.evaluate(train)
     while not trainer.ended():
-        trainer.step(*trainer.batches(trainer.at))
+        trainer.step(*trainer.batches(trainer.step_count))
     assert trainer.evaluate(train)["loss"] < first["loss"] / 2

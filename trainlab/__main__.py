@@ -53,7 +53,7 @@ def run(*overrides: str) -> dict[str, Any]:
         asked = compose.check(hydra, with_saved(overrides))
         if asked.ours.repeats > 1:
             raise errors.ConfigError("repeats: many runs; use python -m trainlab, or call it often")
-        outcome, _ = single(asked)
+        outcome, _ = run_single(asked)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -89,11 +89,11 @@ def _asked(argv: Sequence[str]) -> int:
 
             new = partial(wanted, None, "sweep" if args.multirun else name(asked))
             return sweep(asked, partial(place, RUNS, asked, new), job, report)
-        outcome, directory = single(asked)
+        outcome, directory = run_single(asked)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
 
-def single(asked: Any) -> tuple[Any, Path]:
+def run_single(asked: Any) -> tuple[Any, Path]:
     """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
@@ -106,9 +106,9 @@ def single(asked: Any) -> tuple[Any, Path]:
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
     context = HydraContext(asked.hydra.config_loader, Callbacks())
-    before = run_folder.told(directory)
+    before = run_folder.read_status(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
-    if cfg.hydra.output_subdir != ".hydra" and before == run_folder.told(directory):
+    if cfg.hydra.output_subdir != ".hydra" and before == run_folder.read_status(directory):
         # refused, or only evaluated: the next resume must not take its overrides for the run's own
         shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory

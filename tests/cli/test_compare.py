@@ -145,7 +145,7 @@ def test_pausing_is_no_setting(runs, tmp_path):
     shutil.copytree(runs / "a", tmp_path / "a")
     own = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(own | {"pause_at": 0.5}))
-    assert compare.settings(tmp_path / "a") == compare.settings(runs / "a")
+    assert compare.run_settings(tmp_path / "a") == compare.run_settings(runs / "a")
 
 
 def test_values_not_texts():
@@ -161,7 +161,7 @@ def test_a_resumed_run_has_the_words_it_went_on_with(runs, tmp_path):
     told = yaml.safe_load((tmp_path / "a" / ".hydra" / "hydra.yaml").read_text())
     told["hydra"]["runtime"]["choices"]["optim"] = "adam"
     (again / "hydra.yaml").write_text(yaml.safe_dump(told))
-    assert compare.settings(tmp_path / "a")["optim"] == "adam"
+    assert compare.run_settings(tmp_path / "a")["optim"] == "adam"
 
 
 @pytest.mark.parametrize(

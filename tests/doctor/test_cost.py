@@ -7,7 +7,7 @@ import pytest
 from forked import finish
 
 from trainlab.doctor import cost as costs
-from trainlab.doctor.cost import Cost, looks, slowed, told
+from trainlab.doctor.cost import Cost, cost_lines, looks, slowed
 from trainlab.training.trainer import due
 
 
@@ -43,13 +43,13 @@ def spent(looked, inside, beside=0.0):
 
 
 def test_a_cheap_watch_is_not_worth_a_word():
-    assert told(spent(18, 0.019), 1.0, 100, 0, 1200) == []
+    assert cost_lines(spent(18, 0.019), 1.0, 100, 0, 1200) == []
 
 
 def test_the_cadence_that_fits_is_named():
     # 100 looks of 0.6 s in 1000 s; about half as many at twice the distance
     every_100 = looks(100, 0, 10_000)
-    line = told(spent(every_100, 60.0), 1000.0, 100, 0, 10_000)
+    line = cost_lines(spent(every_100, 60.0), 1000.0, 100, 0, 10_000)
     fewer = 60 * looks(400, 0, 10_000) / every_100
     share = f"{100 * fewer / (940 + fewer):.2g}"
     assert line == [f"probes took 6 % of this run; probe.every=400 would take {share} %"]
@@ -60,7 +60,7 @@ def test_steps_that_are_slower_for_being_looked_at_are_counted():
     # 20 looks of 0.1 s beside the steps; the steps took 3 s, the 980 others 0.1 s each
     cost = Cost(None, 20, 2.0, steps=3.0)
     assert slowed(cost, 103.0, 1000) == pytest.approx(1.0)
-    assert told(cost, 103.0, 100, 0, 1000)[0].startswith("probes took 2.9 % of this run")
+    assert cost_lines(cost, 103.0, 100, 0, 1000)[0].startswith("probes took 2.9 % of this run")
     assert slowed(Cost(None, 20, 2.0, steps=1.0), 103.0, 1000) == 0
     assert slowed(Cost(None, 5, 2.0, steps=1.0), 3.0, 5) == 1.0  # all of them were
 
@@ -68,10 +68,10 @@ def test_steps_that_are_slower_for_being_looked_at_are_counted():
 def test_the_best_there_is_where_none_fits_and_none_where_nothing_helps():
     # 18 looks; 11 of every=400, and of 800 (2 and 9 early ones)
     line = "probes took 30 % of this run; probe.every=400 would take 21 %"
-    assert told(spent(18, 0.3), 1.0, 100, 0, 1200) == [line]
-    assert told(spent(18, 0.0, 0.3), 1.0, 100, 0, 1200) == ["probes took 30 % of this run"]
-    assert told(spent(0, 0.0, 0.3), 1.0, 100, 50, 60) == ["probes took 30 % of this run"]
-    assert told(spent(2, 0.3), 1.0, 1000, 0, 2) == ["probes took 30 % of this run"]
+    assert cost_lines(spent(18, 0.3), 1.0, 100, 0, 1200) == [line]
+    assert cost_lines(spent(18, 0.0, 0.3), 1.0, 100, 0, 1200) == ["probes took 30 % of this run"]
+    assert cost_lines(spent(0, 0.0, 0.3), 1.0, 100, 50, 60) == ["probes took 30 % of this run"]
+    assert cost_lines(spent(2, 0.3), 1.0, 1000, 0, 2) == ["probes took 30 % of this run"]
 
 
 def test_a_run_tells_it_on_the_console_and_nowhere_else(tmp_path):

@@ -32,8 +32,10 @@ def fresh(word, *more):
 
 def steps(trainer, count):
     randomness.seed_everything(0, "dropout")
-    trainer.train_mode(trainer.model)
-    return torch.stack([trainer.step(*trainer.batches(trainer.at)).detach() for _ in range(count)])
+    trainer.set_train_mode(trainer.model)
+    return torch.stack(
+        [trainer.step(*trainer.batches(trainer.step_count)).detach() for _ in range(count)]
+    )
 
 
 @every_fault
@@ -82,9 +84,9 @@ def test_it_resumes_bit_for_bit(word):
     random = copy.deepcopy(randomness.random_state())
     restore.restore(again, tensors, {}, json.loads(json.dumps(numbers)))
     randomness.restore_random_state(*random)
-    again.train_mode(again.model)
+    again.set_train_mode(again.model)
     for _ in range(3):
-        again.step(*again.batches(again.at))
+        again.step(*again.batches(again.step_count))
     assert same(whole.model.state_dict().values(), again.model.state_dict().values())
 
 

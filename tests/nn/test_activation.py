@@ -13,7 +13,7 @@ from trainlab.nn import norm
 from trainlab.nn.activation import Maxout, ReLUSquared, gain, prelu, saturates, sized
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
-from trainlab.observe.capture import look, taps
+from trainlab.observe.capture import capture, recorded_layers
 from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation as probe
 from trainlab.probes.activation import dead
@@ -39,7 +39,7 @@ def test_every_word_without_a_width_is_a_module(activation_word, word):
 @pytest.mark.parametrize("build, shape", [(mlp, (7,)), (cnn, (2, 8, 8))])
 def test_every_word_makes_the_models_and_is_seen_once_a_layer(activation_word, word, build, shape):
     model = build(shape, 3, word("activation", activation_word), norm.none)
-    with taps(model) as layers:
+    with recorded_layers(model) as layers:
         assert model(torch.randn(4, *shape)).shape == (4, 3)
     seen = [layer for layer in layers if layer.function]
     assert len(seen) == (0 if activation_word == "identity" else 2)
@@ -78,8 +78,8 @@ def test_our_own_are_one_call_with_value_and_gradient(module, name):
     net = nn.Sequential(nn.Linear(5, 8), module, nn.LazyLinear(3))
     x, y = torch.randn(6, 5), torch.randint(0, 3, (6,))
     logits = net(x)
-    sight = look(net, F.cross_entropy, x, y)
-    call, last = sight.layers
+    record = capture(net, F.cross_entropy, x, y)
+    call, last = record.layers
     assert (call.name, last.name) == (f"01.{name}", "02.logits")
     out = module(net[0](x))
     torch.testing.assert_close(call.out, out, rtol=0, atol=0)
@@ -95,7 +95,7 @@ def test_probes_of_maxout_leave_out_what_it_has_not():
     with torch.no_grad():
         net[2].bias.copy_(torch.tensor([-99.0, -99.0, 99, 99, 99, 99, 99, 99]))
     x, y = torch.randn(20, 5), torch.randint(0, 8, (20,))
-    scalars, _ = measure(look(net, F.cross_entropy, x, y), {"activation": probe})
+    scalars, _ = measure(capture(net, F.cross_entropy, x, y), {"activation": probe})
     assert "activation_std/01.maxout" in scalars
     assert "activation_saturated/01.maxout" not in scalars
     assert scalars["activation_saturated/02.relu_squared"] == 0.25

@@ -15,7 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainlab.nn import norm
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
-from trainlab.observe.capture import ACTIVATIONS, look, looking, stepping, taps, watching
+from trainlab.observe.capture import (
+    ACTIVATIONS,
+    capture,
+    capture_around,
+    capture_step,
+    probe_step,
+    recorded_layers,
+)
 from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation, dead
 from trainlab.probes.gradient import gradient
@@ -71,11 +78,11 @@ def batch():
 def test_every_spelling_is_seen_with_its_value_and_gradient(batch):
     x, y = batch
     net = Spelled()
-    sight = look(net, F.cross_entropy, x, y)
+    record = capture(net, F.cross_entropy, x, y)
     outs = by_hand(net, x)
     grads = torch.autograd.grad(F.cross_entropy(outs[-1], y), outs)
-    assert [layer.name for layer in sight.layers] == NAMES
-    for layer, out, grad in zip(sight.layers, outs, grads, strict=True):
+    assert [layer.name for layer in record.layers] == NAMES
+    for layer, out, grad in zip(record.layers, outs, grads, strict=True):
         torch.testing.assert_close(layer.out, out, rtol=0, atol=0)
         torch.testing.assert_close(layer.grad, grad)
         if layer.function:
@@ -87,7 +94,7 @@ def test_the_model_computes_what_it_computes_alone(batch):
     net = Spelled()
     alone = net(x)
     alone_grads = torch.autograd.grad(F.cross_entropy(alone, y), net.parameters())
-    with taps(net):
+    with recorded_layers(net):
         logits = net(x)
     grads = torch.autograd.grad(F.cross_entropy(logits, y), net.parameters())
     assert torch.equal(logits, alone)
@@ -99,14 +106,14 @@ def test_each_activation_of_torch_is_seen_once(name):
     function = getattr(F, name)
     args = {"threshold": (0.1, 0.2), "prelu": (torch.tensor([0.25]),)}.get(name, ())
     x = torch.linspace(-2, 2, 12).view(4, 3)
-    with taps(nn.Identity()) as layers:
+    with recorded_layers(nn.Identity()) as layers:
         out = function(x, *args)
     assert [layer.name for layer in layers] == [f"01.{name}"]
     assert torch.equal(layers[0].out, out) and torch.equal(layers[0].x, x)
     for spelled in (getattr(F, f"{name}_", None), getattr(torch.Tensor, f"{name}_", None)):
         if spelled is not None:
             mine = x.clone()
-            with taps(nn.Identity()) as layers:
+            with recorded_layers(nn.Identity()) as layers:
                 spelled(mine, *args)
             assert [layer.name for layer in layers] == [f"01.{name}"]
             assert torch.equal(mine, out) and torch.equal(layers[0].x, x)
@@ -126,7 +133,7 @@ def test_every_elementwise_activation_of_torch_is_known():
 
 def test_what_is_no_activation_is_not_seen():
     x = torch.randn(4, 3)
-    with taps(nn.Identity()) as layers:
+    with recorded_layers(nn.Identity()) as layers:
         F.dropout(x.clamp(0).abs().exp(), 0.5).softmax(1)
         nn.LayerNorm(3)(x)
     assert layers == []
@@ -134,7 +141,7 @@ def test_what_is_no_activation_is_not_seen():
 
 def test_the_hook_and_the_mode_are_gone_also_after_an_error(batch):
     net = Spelled()
-    with pytest.raises(RuntimeError), taps(net) as layers:
+    with pytest.raises(RuntimeError), recorded_layers(net) as layers:
         net(torch.randn(2, 5))
     count = len(layers)
     net(batch[0])
@@ -147,7 +154,7 @@ def test_taps_work_inside_a_mapped_function():
     x = torch.randn(7, 6)
 
     def seen(params):
-        with taps(models[0]) as layers:
+        with recorded_layers(models[0]) as layers:
             logits = torch.func.functional_call(models[0], params, x)
         return logits, [layer.out for layer in layers]
 
@@ -179,9 +186,9 @@ def trained(kind: str, probe: bool, steps: int = 50):
             optimizer.step()
 
         if probe:
-            with watching(net, F.cross_entropy, x, y) as sight:
+            with capture_around(net, F.cross_entropy, x, y) as record:
                 step()
-            measure(sight, PROBES)
+            measure(record, PROBES)
         else:
             step()
     return net.state_dict(), torch.get_rng_state()
@@ -259,7 +266,7 @@ def test_watched_steps_train_the_same_bits(kind, optimizer, clip):
         trainer, losses = trainer_of(kind, optimizer, clip=clip), []
         watch = Watch(
             lambda step, row, losses=losses: losses.append(row["train/loss"]),
-            partial(looking, PROBES, Nowhere()),
+            partial(probe_step, PROBES, Nowhere()),
         )
         trainer.fit(Every(log=1, probe=every), watch)
         state = trainer.model.state_dict() | {"rng": torch.get_rng_state()}
@@ -279,40 +286,42 @@ def test_a_step_shows_what_a_pass_of_its_own_shows(kind, optimizer, clip):
     x, y = trainer.batches(0)
     for p in trainer.params:
         p.grad = torch.ones_like(p)  # of the step before
-    own = look(trainer.model, trainer.objective, x, y)
-    with stepping(trainer, x, y) as sight:
+    own = capture(trainer.model, trainer.objective, x, y)
+    with capture_step(trainer, x, y) as record:
         trainer.step(x, y)
-    assert [layer.name for layer in sight.layers] == [layer.name for layer in own.layers]
-    for a, b in zip(sight.layers, own.layers, strict=True):
+    assert [layer.name for layer in record.layers] == [layer.name for layer in own.layers]
+    for a, b in zip(record.layers, own.layers, strict=True):
         assert (a.function, a.args, a.kwargs.keys()) == (b.function, b.args, b.kwargs.keys())
         assert torch.equal(a.x, b.x) and torch.equal(a.out, b.out) and torch.equal(a.grad, b.grad)
         assert a.out.grad_fn is None
-    for kept, known in (sight.params, own.params), (sight.grads, own.grads):
+    for kept, known in (record.params, own.params), (record.grads, own.grads):
         assert list(kept) == list(known)
         assert all(torch.equal(kept[name], known[name]) for name in known)
     moved = [p - old for p, old in zip(trainer.params, own.params.values(), strict=True)]
-    assert all(map(torch.equal, moved, sight.updates.values()))
+    assert all(map(torch.equal, moved, record.updates.values()))
 
 
 @pytest.mark.parametrize("how", ["accumulate", "forward", "scaler"])
 def test_what_is_no_plain_step_gets_a_pass_of_its_own(how, monkeypatch):
     passes = []
     trainer = trainer_of("mlp", **{"accumulate": {"accumulate": 2}}.get(how, {}))
-    monkeypatch.setattr("trainlab.observe.capture.look", lambda *a: passes.append(a) or look(*a))
+    monkeypatch.setattr(
+        "trainlab.observe.capture.capture", lambda *a: passes.append(a) or capture(*a)
+    )
     if how == "forward":
         trainer.forward = lambda x: trainer.model(x)
     if how == "scaler":
         trainer.scaler = torch.amp.GradScaler("cpu")
     x, y = trainer.batches(0)
-    with stepping(trainer, x, y) as sight:
+    with capture_step(trainer, x, y) as record:
         trainer.step(x, y)
-    assert len(passes) == 1 and sight.updates and sight.layers[0].grad is not None
+    assert len(passes) == 1 and record.updates and record.layers[0].grad is not None
 
 
 def test_a_step_that_fails_leaves_no_trace(batch):
     trainer = trainer_of("mlp")
     x, y = trainer.batches(0)
-    with pytest.raises(IndexError), stepping(trainer, x, y):
+    with pytest.raises(IndexError), capture_step(trainer, x, y):
         trainer.step(x, y + 100)
     assert trainer.forward is trainer.model and not trainer.model._forward_hooks
     assert all(not p._backward_hooks for p in trainer.params)
@@ -322,10 +331,10 @@ def test_nothing_of_a_step_is_kept_alive(batch):
     trainer = trainer_of("shortcut")
     gc.disable()
     try:
-        with stepping(trainer, *trainer.batches(0)) as sight:
+        with capture_step(trainer, *trainer.batches(0)) as record:
             trainer.step(*trainer.batches(0))
-        kept = [weakref.ref(t) for layer in sight.layers for t in (layer.x, layer.out, layer.grad)]
-        del sight
+        kept = [weakref.ref(t) for layer in record.layers for t in (layer.x, layer.out, layer.grad)]
+        del record
         assert not [ref for ref in kept if ref() is not None]
     finally:
         gc.enable()
@@ -355,7 +364,7 @@ def test_a_look_leaves_everything_as_it_was(batch):
     rng, own = torch.get_rng_state(), net[0].generators[0].get_state()
     modes = [m.training for m in net.modules()]
     buffer = net[0].calls
-    sight = look(net, F.cross_entropy, x, y)
+    record = capture(net, F.cross_entropy, x, y)
     dead(net, Batches([batch]))
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng) and net[0].calls is buffer
@@ -363,7 +372,7 @@ def test_a_look_leaves_everything_as_it_was(batch):
     assert [m.training for m in net.modules()] == modes
     for p, kept in zip(net.parameters(), grads, strict=True):
         assert (p.grad is None) if kept is None else (p.grad is kept[0] and p.grad.equal(kept[1]))
-    assert not any("unused" in name for name in sight.grads)
+    assert not any("unused" in name for name in record.grads)
 
 
 class Batches(list):
@@ -380,14 +389,14 @@ class Batches(list):
 def test_the_look_has_the_masks_of_the_step_that_follows(batch):
     x, y = batch
     net = nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5))
-    sight = look(net, F.cross_entropy, x, y)
-    assert torch.equal(sight.layers[-1].out, net(x))
+    record = capture(net, F.cross_entropy, x, y)
+    assert torch.equal(record.layers[-1].out, net(x))
 
 
 def test_an_objective_that_works_in_place_does_not_change_what_was_seen(batch):
     x, y = batch
     net = nn.Linear(6, 3)
-    layer = look(net, lambda logits, y: F.cross_entropy(logits.mul_(3), y), x, y).layers[-1]
+    layer = capture(net, lambda logits, y: F.cross_entropy(logits.mul_(3), y), x, y).layers[-1]
     logits = net(x)
     (grad,) = torch.autograd.grad(F.cross_entropy(3 * logits, y), logits)
     assert torch.equal(layer.out, logits)
@@ -398,27 +407,27 @@ def test_updates_are_after_minus_before(batch):
     x, y = batch
     net = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    with watching(net, F.cross_entropy, x, y) as sight:
+    with capture_around(net, F.cross_entropy, x, y) as record:
         before = net.weight.detach().clone()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
-    assert list(sight.updates) == list(sight.params) == ["01.weight", "02.bias"]
-    assert torch.equal(sight.updates["01.weight"], net.weight.detach() - before)
-    torch.testing.assert_close(sight.updates["02.bias"], -0.5 * sight.grads["02.bias"])
+    assert list(record.updates) == list(record.params) == ["01.weight", "02.bias"]
+    assert torch.equal(record.updates["01.weight"], net.weight.detach() - before)
+    torch.testing.assert_close(record.updates["02.bias"], -0.5 * record.grads["02.bias"])
 
 
 def test_nothing_is_kept_alive(batch):
     x, y = batch
     net = Spelled()
-    with watching(net, F.cross_entropy, x, y) as sight:
+    with capture_around(net, F.cross_entropy, x, y) as record:
         pass
-    measure(sight, PROBES)
-    assert all(layer.out.grad_fn is None for layer in sight.layers)
-    kept = [weakref.ref(t) for layer in sight.layers for t in (layer.x, layer.out, layer.grad)]
-    kept += [weakref.ref(t) for t in (*sight.params.values(), *sight.grads.values())]
+    measure(record, PROBES)
+    assert all(layer.out.grad_fn is None for layer in record.layers)
+    kept = [weakref.ref(t) for layer in record.layers for t in (layer.x, layer.out, layer.grad)]
+    kept += [weakref.ref(t) for t in (*record.params.values(), *record.grads.values())]
     gc.disable()  # not even a circle
     try:
-        del sight
+        del record
         assert not [ref for ref in kept if ref() is not None]
     finally:
         gc.enable()
@@ -437,10 +446,10 @@ class Compiled(nn.Module):
 
 def test_the_module_behind_a_compiled_one_is_looked_at(batch):
     net = Spelled()
-    with watching(Compiled(net), F.cross_entropy, *batch) as sight:
+    with capture_around(Compiled(net), F.cross_entropy, *batch) as record:
         pass
-    assert [layer.name for layer in sight.layers] == NAMES
-    assert list(sight.updates) == list(sight.params) and "01.a.weight" in sight.params
+    assert [layer.name for layer in record.layers] == NAMES
+    assert list(record.updates) == list(record.params) and "01.a.weight" in record.params
 
 
 class Waits(TorchDispatchMode):
@@ -465,9 +474,9 @@ def test_one_transfer_a_probe_step(batch, monkeypatch):
         real = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda t, real=real: lists.append(t) or real(t))
     with Waits() as waits:
-        with watching(Spelled(), F.cross_entropy, *batch) as sight:
+        with capture_around(Spelled(), F.cross_entropy, *batch) as record:
             pass
-        scalars, histograms = measure(sight, PROBES)
+        scalars, histograms = measure(record, PROBES)
     assert len(lists) == 1 and waits.seen == []
     assert all(isinstance(value, float) for value in scalars.values())
     assert all(sum(counts) > 0 and len(counts) == 64 for counts, _, _ in histograms.values())
@@ -478,20 +487,22 @@ def test_one_transfer_a_probe_step(batch, monkeypatch):
 def test_one_transfer_and_untouched_streams_on_cuda():
     net = nets()["mlp"].cuda()
     x, y = torch.randn(12, 1, 8, 8).cuda(), torch.randint(0, 10, (12,)).cuda()
-    with watching(net, F.cross_entropy, x, y) as sight:  # the first time allocates and compiles
+    with capture_around(
+        net, F.cross_entropy, x, y
+    ) as record:  # the first time allocates and compiles
         pass
-    measure(sight, PROBES)
+    measure(record, PROBES)
     state = torch.cuda.get_rng_state()
     with warnings.catch_warnings(record=True) as waits:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with watching(net, F.cross_entropy, x, y) as sight:
+            with capture_around(net, F.cross_entropy, x, y) as record:
                 pass
-            scalars, _ = measure(sight, PROBES)
+            scalars, _ = measure(record, PROBES)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert len([w for w in waits if "synchroniz" in str(w.message)]) == 1
     assert torch.equal(torch.cuda.get_rng_state(), state)
-    assert torch.equal(sight.layers[-1].out, net(x))  # the masks of the step that follows
+    assert torch.equal(record.layers[-1].out, net(x))  # the masks of the step that follows
     assert all(map(math.isfinite, scalars.values()))

@@ -120,7 +120,7 @@ def test_a_heat_map_has_the_largest_values_on_top_and_red_for_what_is_not_finite
 def test_long_runs_keep_evenly_spaced_looks_and_the_last():
     seen = charts.Charts()
     for step in range(3000):
-        seen._keep(charts.Look(step, {"activation_std/01.a": 1.0}, {}))
+        seen._keep(charts.ProbedStep(step, {"activation_std/01.a": 1.0}, {}))
     steps = [look.step for look in seen.kept]
     assert charts.MOST / 2 <= len(steps) <= charts.MOST
     assert set(np.diff(steps)) == {seen.stride} and steps[0] == 0

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainlab.observe.capture import Sight, stepping, watching
+from trainlab.observe.capture import StepRecord, capture_around, capture_step
 from trainlab.observe.statistics import (
     BINS,
     MOST,
@@ -50,10 +50,10 @@ def histogram_alone(values):
     return torch.histc(unit, BINS, 0, 1).int().tolist(), float(low), float(high)
 
 
-def alone(sight):
-    """{tag: value} and histograms of a sight of one run, layer by layer."""
+def alone(record):
+    """{tag: value} and histograms of a record of one run, layer by layer."""
     scalars, spread = {}, {}
-    for layer in sight.layers:
+    for layer in record.layers:
         for kind, value in zip(("mean", "std", "unit_std"), moments_alone(layer.out), strict=True):
             scalars[f"activation_{kind}/{layer.name}"] = float(value)
         spread[f"activation/{layer.name}"] = histogram_alone(layer.out)
@@ -64,16 +64,16 @@ def alone(sight):
             scalars[f"activation_zero/{layer.name}"] = zero
         if layer.grad is not None:
             scalars[f"gradient_norm/{layer.name}"] = float(layer.grad.norm())
-    for name, before in sight.params.items():
+    for name, before in record.params.items():
         scalars[f"weight_norm/{name}"] = float(before.norm())
-        if name in sight.grads:
-            scalars[f"weight_gradient_norm/{name}"] = float(sight.grads[name].norm())
+        if name in record.grads:
+            scalars[f"weight_gradient_norm/{name}"] = float(record.grads[name].norm())
         if before.dim() > 1:
-            change = sight.updates[name]
+            change = record.updates[name]
             scalars[f"update_ratio/{name}"] = float(change.norm() / before.norm())
             spread[f"weight/{name}"] = histogram_alone(before)
-            if name in sight.grads:
-                spread[f"weight_gradient/{name}"] = histogram_alone(sight.grads[name])
+            if name in record.grads:
+                spread[f"weight_gradient/{name}"] = histogram_alone(record.grads[name])
     return scalars, spread
 
 
@@ -112,10 +112,10 @@ class Mixed(nn.Module):
 def seen_of(net, batch=230):  # relu's map has 73,600 elements, which are not laid together
     torch.manual_seed(3)
     x, y = torch.randn(batch, 1, 8, 8), torch.randint(0, 3, (batch,))
-    with watching(net, F.cross_entropy, x, y) as sight, torch.no_grad():
+    with capture_around(net, F.cross_entropy, x, y) as record, torch.no_grad():
         for p in net.parameters():
             p.mul_(0.99)
-    return sight
+    return record
 
 
 @pytest.mark.parametrize("spoilt", [None, math.nan, math.inf, -math.inf])
@@ -125,19 +125,19 @@ def test_figures_equal_those_of_each_layer_alone(spoilt):
     if spoilt is not None:
         with torch.no_grad():
             net.rest[2].bias[0] = spoilt
-    sight = seen_of(net)
-    assert len(alike({layer.name: layer.out for layer in sight.layers}, None)) < len(sight.layers)
-    same(measure(sight, PROBES), alone(sight))
+    record = seen_of(net)
+    assert len(alike({layer.name: layer.out for layer in record.layers}, None)) < len(record.layers)
+    same(measure(record, PROBES), alone(record))
 
 
 def test_figures_of_half_precision_and_of_nothing():
-    sight = seen_of(Mixed())
-    for layer in sight.layers:
+    record = seen_of(Mixed())
+    for layer in record.layers:
         if layer.name.endswith("tanh"):
             layer.out = layer.out.half()
-    same(measure(sight, PROBES), alone(sight))
-    assert measure(Sight([], {}, {}, {}), PROBES) == ({}, {})
-    assert measured(Sight([], {}, {}, {}, runs=2), PROBES) == [({}, {})] * 2
+    same(measure(record, PROBES), alone(record))
+    assert measure(StepRecord([], {}, {}, {}), PROBES) == ({}, {})
+    assert measured(StepRecord([], {}, {}, {}, runs=2), PROBES) == [({}, {})] * 2
 
 
 def test_tags_are_in_the_order_of_the_layers():
@@ -185,17 +185,17 @@ def calls_of(runs):
     with Calls() as plain:
         trainer.step(x, y)
     with Calls() as looked:
-        sight = seen_step(trainer, x, y)
+        record = seen_step(trainer, x, y)
     with Calls() as figures:
-        rows = measured(sight, PROBES)
+        rows = measured(record, PROBES)
     assert len(rows) == runs
     return len(looked.seen) - len(plain.seen), len(figures.seen)
 
 
 def seen_step(trainer, x, y):
-    with stepping(trainer, x, y, runs=len(x)) as sight:
+    with capture_step(trainer, x, y, runs=len(x)) as record:
         trainer.step(x, y)
-    return sight
+    return record
 
 
 def test_a_stack_is_measured_by_as_many_operations_as_one_run():
@@ -204,11 +204,11 @@ def test_a_stack_is_measured_by_as_many_operations_as_one_run():
 
 def test_all_runs_reach_the_host_in_one_transfer(monkeypatch):
     copies, trainer = [], stacked(16)
-    sight = seen_step(trainer, *trainer.batches(0))
+    record = seen_step(trainer, *trainer.batches(0))
     for name in ("cpu", "tolist", "item", "__float__", "__bool__"):
         real = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda t, real=real: copies.append(t) or real(t))
-    measured(sight, PROBES)
+    measured(record, PROBES)
     assert len(copies) == 1
 
 
@@ -219,22 +219,22 @@ def test_each_run_of_a_stack_has_the_figures_it_has_alone():
             p.mul_(torch.linspace(0.5, 2, 5).view(-1, *[1] * (p.dim() - 1)))
         trainer.params[0][3] = math.nan
     x, y = trainer.batches(0)
-    sight = seen_step(trainer, x, y)
-    rows = measured(sight, PROBES)
+    record = seen_step(trainer, x, y)
+    rows = measured(record, PROBES)
     for run in range(5):
-        same(rows[run], alone(of_run(sight, run)))
-        same(measure(of_run(sight, run), PROBES), alone(of_run(sight, run)))
+        same(rows[run], alone(of_run(record, run)))
+        same(measure(of_run(record, run), PROBES), alone(of_run(record, run)))
 
 
 def test_a_probe_that_knows_of_no_runs_is_shown_each_alone():
-    sight = Sight([], {"01.w": torch.arange(12.0).view(3, 2, 2)}, {}, {}, runs=3)
+    record = StepRecord([], {"01.w": torch.arange(12.0).view(3, 2, 2)}, {}, {}, runs=3)
 
-    def largest(sight):
-        (w,) = sight.params.values()
+    def largest(record):
+        (w,) = record.params.values()
         bins = Histogram(w.flatten(), w.min(), w.max())
         return {"largest": w.max(), "spread": bins, ("a", "b"): w[0]}
 
-    rows = measured(sight, {"largest": largest})
+    rows = measured(record, {"largest": largest})
     assert [row["largest"] for row, _ in rows] == [3.0, 7.0, 11.0]
     assert [(row["a"], row["b"]) for row, _ in rows] == [(0, 1), (4, 5), (8, 9)]
     assert rows[1][1] == {"spread": ([4, 5, 6, 7], 4.0, 7.0)}
@@ -248,6 +248,6 @@ def test_what_changes_slowly_is_a_function_of_the_step_for_every_cadence():
     assert all(rarely(step) for step in range(0, 10_000, 1000))
     plain = {"01.w": torch.ones(2, 2)}
     for at, some in ((0, True), (100, False), (500, True)):
-        sight = Sight([], plain, plain, plain, at=at)
-        _, spread = measure(sight, PROBES)
+        record = StepRecord([], plain, plain, plain, at=at)
+        _, spread = measure(record, PROBES)
         assert bool(spread) == some

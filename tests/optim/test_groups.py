@@ -14,7 +14,7 @@ from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 from trainlab.observe.console import Show
 from trainlab.optim import penalty
-from trainlab.optim.groups import decayed, groups, matrices, rest
+from trainlab.optim.groups import decayed_parameters, matrices, parameter_groups, rest
 
 
 def model_of():
@@ -41,26 +41,26 @@ def named(model, found):
     ],
 )
 def test_by_default_there_is_one_group_in_the_models_order(model):
-    (group,) = groups(model, 0.1, 0.0)
+    (group,) = parameter_groups(model, 0.1, 0.0)
     assert all(a is b for a, b in zip(group["params"], model.parameters(), strict=True))
     assert (group["lr"], group["weight_decay"], group["name"]) == (0.1, 0.0, "all")
 
 
 def test_biases_and_norms_do_not_decay_by_default():
     model = model_of()
-    found = named(model, groups(model, 0.1, 0.5))
+    found = named(model, parameter_groups(model, 0.1, 0.5))
     assert found.keys() == dict(model.named_parameters()).keys()
     decaying = {name for name, group in found.items() if group["weight_decay"] == 0.5}
     assert decaying == {"stem.weight", "hidden.weight", "head.weight"}
     assert {group["weight_decay"] for group in found.values()} == {0.5, 0.0}
     assert {group["lr"] for group in found.values()} == {0.1}
-    (everything,) = groups(model, 0.1, 0.5, decay_all=True)
+    (everything,) = parameter_groups(model, 0.1, 0.5, decay_all=True)
     assert everything["weight_decay"] == 0.5
 
 
 def test_the_gain_of_weight_norm_is_no_matrix():
     model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
-    found = named(model, groups(model, 0.1, 0.5, layer_decay=0.5))
+    found = named(model, parameter_groups(model, 0.1, 0.5, layer_decay=0.5))
     assert found["1.parametrizations.weight.original0"]["weight_decay"] == 0
     assert found["1.parametrizations.weight.original1"]["weight_decay"] == 0.5
     assert {found[n]["lr"] for n in found if n[0] == "1"} == {0.05}
@@ -70,7 +70,7 @@ def test_the_last_pattern_that_matches_decides():
     model = model_of()
     found = named(
         model,
-        groups(
+        parameter_groups(
             model,
             0.1,
             0.5,
@@ -88,7 +88,7 @@ def test_the_last_pattern_that_matches_decides():
 
 def test_layers_below_are_slower_by_powers():
     model = model_of()
-    found = named(model, groups(model, 0.1, 0.0, layer_decay=0.5, factors=["stem*:4"]))
+    found = named(model, parameter_groups(model, 0.1, 0.0, layer_decay=0.5, factors=["stem*:4"]))
     depth = {name: group["lr"] for name, group in found.items()}
     for name, lr in depth.items():
         layer = name.split(".")[0]
@@ -98,7 +98,9 @@ def test_layers_below_are_slower_by_powers():
 
 def test_the_head_stands_last_of_the_groups_with_matrices():
     model = model_of()
-    found = groups(model, 0.1, 0.5, factors=["stem.bias:3", "head.weight:2"], layer_decay=0.9)
+    found = parameter_groups(
+        model, 0.1, 0.5, factors=["stem.bias:3", "head.weight:2"], layer_decay=0.9
+    )
     with_matrices = [g for g in found if g["weight_decay"]]
     last = with_matrices[-1]
     assert [id(p) for p in last["params"]] == [id(model.head.weight)]
@@ -107,7 +109,7 @@ def test_the_head_stands_last_of_the_groups_with_matrices():
 
 def test_a_frozen_part_stays_bit_for_bit_statistics_included():
     model = model_of()
-    found = groups(model, 0.1, 0.01, freeze=["stem*", "norm.*"])
+    found = parameter_groups(model, 0.1, 0.01, freeze=["stem*", "norm.*"])
     assert named(model, found).keys() == {
         name for name, _ in model.named_parameters() if not name.startswith(("stem", "norm"))
     }
@@ -153,13 +155,13 @@ def test_rest_leaves_trained_norms_and_takes_those_without_parameters_by_name():
 )
 def test_what_makes_no_sense_is_refused_in_one_line(keys, says):
     with pytest.raises(ConfigError, match=says) as caught:
-        groups(model_of(), 0.1, 0.1, **keys)
+        parameter_groups(model_of(), 0.1, 0.1, **keys)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_groups_add_up_and_are_printed(capsys):
     model = model_of()
-    found = groups(model, 0.2, 0.5, factors=["head*:10"])
+    found = parameter_groups(model, 0.2, 0.5, factors=["head*:10"])
     rates = {(round(group["lr"], 9), group["weight_decay"]) for group in found}
     assert rates == {(0.2, 0.5), (0.2, 0), (2, 0.5), (2, 0)}
     Show().groups(found)
@@ -172,13 +174,13 @@ def test_the_groups_add_up_and_are_printed(capsys):
 def test_what_decays_is_what_the_penalties_see():
     model = model_of()
     for keys in ({}, {"decay_all": True}, {"decays": ["head*:0", "stem.bias:1"]}):
-        found = named(model, groups(model, 0.1, 0.5, **keys))
+        found = named(model, parameter_groups(model, 0.1, 0.5, **keys))
         decaying = [name for name, _ in model.named_parameters() if found[name]["weight_decay"]]
         names = {id(p): name for name, p in model.named_parameters()}
-        assert [names[id(p)] for p in decayed(model, **keys)] == decaying
-    assert [id(p) for p in decayed(model)] == [id(p) for p in matrices(model)]
-    groups(model, 0.1, 0.5, freeze=["hidden*"])
-    assert len(decayed(model)) == len(matrices(model)) == 2
+        assert [names[id(p)] for p in decayed_parameters(model, **keys)] == decaying
+    assert [id(p) for p in decayed_parameters(model)] == [id(p) for p in matrices(model)]
+    parameter_groups(model, 0.1, 0.5, freeze=["hidden*"])
+    assert len(decayed_parameters(model)) == len(matrices(model)) == 2
 
 
 def test_penalty_l2_equals_sgds_weight_decay_on_what_decays():
@@ -187,8 +189,10 @@ def test_penalty_l2_equals_sgds_weight_decay_on_what_decays():
     for strength in (0.0, 0.03):
         torch.manual_seed(3)
         model = mlp((1, 4, 4), 3, nn.Tanh, norm.batch, widths=[8, 8]).double()
-        optimizer = torch.optim.SGD(groups(model, 0.1, 0.03 - strength), lr=0.1, momentum=0.9)
-        acting = decayed(model)
+        optimizer = torch.optim.SGD(
+            parameter_groups(model, 0.1, 0.03 - strength), lr=0.1, momentum=0.9
+        )
+        acting = decayed_parameters(model)
         for _ in range(20):
             x = torch.randn(12, 1, 4, 4, dtype=torch.float64)
             loss = nn.functional.cross_entropy(model(x), torch.arange(12) % 3)

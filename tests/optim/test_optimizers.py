@@ -12,7 +12,7 @@ from trainlab.config import words
 from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.optim.descent import LARS, AnnealedNoise, MomentumEMA
-from trainlab.optim.groups import groups
+from trainlab.optim.groups import parameter_groups
 from trainlab.optim.muon import QUINTIC, Muon, orthogonalised
 from trainlab.optim.schedule import cosine
 from trainlab.storage import checkpoint, restore
@@ -49,7 +49,7 @@ def trainer_of(make, steps=40, grouped=False):
     model = model_of()
     keys = {"factors": ["6.*:0.5"], "layer_decay": 0.9} if grouped else {}
     lr = make.keywords["lr"]
-    found = groups(model, lr, 1e-3 if grouped else 0.0, **keys)
+    found = parameter_groups(model, lr, 1e-3 if grouped else 0.0, **keys)
     return Trainer(
         model, nn.functional.cross_entropy, make(found), batches, steps,
         schedule=cosine, validation=batches,
@@ -62,7 +62,7 @@ class Enough(Exception):
 
 def fit_to(trainer, at):
     def after(trainer):
-        if trainer.at == at:
+        if trainer.step_count == at:
             raise Enough
 
     with pytest.raises(Enough):
@@ -83,7 +83,7 @@ def test_every_word_learns_and_goes_on_from_a_checkpoint_bit_for_bit(word, group
     tensors = {name: t.clone() for name, t in tensors.items()}
     restore.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
     again.fit(Every(log=4, evaluate=4), Watch())
-    assert again.at == whole.at
+    assert again.step_count == whole.step_count
     for mine, theirs in zip(again.params, whole.params, strict=True):
         assert torch.equal(mine, theirs)
 
@@ -116,7 +116,7 @@ def test_lbfgs_refuses_decay_in_a_group_and_two_groups():
     with pytest.raises(ConfigError, match="optim.weight_decay = 0.1"):
         make([{"params": list(model.parameters()), "weight_decay": 0.1}])
     with pytest.raises(ConfigError, match="takes one group of parameters, got 4"):
-        make(groups(model, 1.0, 0.0, layer_decay=0.5, factors=["6.bias:2"]))
+        make(parameter_groups(model, 1.0, 0.0, layer_decay=0.5, factors=["6.bias:2"]))
 
 
 def path_of(make, lr_at=lambda step: 1.0, steps=20):
@@ -292,7 +292,7 @@ def test_muon_takes_a_convolution_as_a_matrix_and_the_schedule_from_outside():
 
 def test_muon_finds_the_head_in_groups_by_decay_and_lr():
     model = model_of()
-    found = groups(model, 0.02, 0.1, factors=["0.*:3"], layer_decay=0.5)
+    found = parameter_groups(model, 0.02, 0.1, factors=["0.*:3"], layer_decay=0.5)
     optimizer = Muon(found)
     by_muon = {id(p) for g in optimizer.param_groups if not g["adam"] for p in g["params"]}
     assert by_muon == {id(model[0].weight), id(model[4].weight)}
@@ -305,7 +305,7 @@ def test_muon_finds_the_head_in_groups_by_decay_and_lr():
 @pytest.mark.parametrize("make", [MomentumEMA, AnnealedNoise, LARS, Muon])
 def test_own_optimizers_never_wait_for_the_device(make, monkeypatch):
     model = model_of()
-    optimizer = make(groups(model, 0.01, 1e-3))
+    optimizer = make(parameter_groups(model, 0.01, 1e-3))
     x, y = batches(0)
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainlab.observe.capture import Sight, look, taps, watching
-from trainlab.observe.statistics import Histogram, counted, measure, single, strided
+from trainlab.observe.capture import StepRecord, capture, capture_around, recorded_layers
+from trainlab.observe.statistics import Histogram, at_least_float32, counted, measure, strided
 from trainlab.probes.activation import activation, dead, moments, saturated
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
@@ -17,7 +17,7 @@ from trainlab.probes.weight import weight
 
 def call(function, x, *args, **kwargs):
     """The one layer that a call becomes."""
-    with taps(nn.Identity()) as layers:
+    with recorded_layers(nn.Identity()) as layers:
         function(x, *args, **kwargs)
     assert len(layers) == 1
     return layers[0]
@@ -57,7 +57,7 @@ def flat_of(*calls):
 
 def histogram(values):
     """Of one tensor: counts (64,), limits ()."""
-    found = counted(strided(single(values)[None, None]))
+    found = counted(strided(at_least_float32(values)[None, None]))
     return Histogram(*(part[0, 0] for part in found))
 
 
@@ -109,12 +109,12 @@ def test_a_random_activation_is_judged_in_its_evaluation_form_and_draws_nothing(
     torch.manual_seed(4)
     net = nn.Sequential(nn.RReLU(0.001, 0.109))  # trains with slopes around 0.055
     x = torch.randn(50, 4, requires_grad=True)
-    sight = look(net, lambda out, y: out.sum(), x, x)
-    with taps(net) as layers:  # positional: cannot be told to evaluate
+    record = capture(net, lambda out, y: out.sum(), x, x)
+    with recorded_layers(net) as layers:  # positional: cannot be told to evaluate
         torch.rrelu(x, 0.1, 0.3, True)
     state = torch.get_rng_state()
-    scalars, _ = measure(sight, {"activation": activation})
-    measure(Sight(layers, {}, {}, {}), {"activation": activation})
+    scalars, _ = measure(record, {"activation": activation})
+    measure(StepRecord(layers, {}, {}, {}), {"activation": activation})
     assert torch.equal(torch.get_rng_state(), state)
     assert scalars["activation_saturated/01.rrelu"] == 0
     x = torch.full((4, 2), 0.5)  # slope 1, where the steepest is 30 or 1
@@ -126,7 +126,7 @@ def test_activation_figures_of_a_relu_layer():
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
     x, y = torch.randn(40, 5), torch.randint(0, 3, (40,))
-    scalars, histograms = measure(look(net, F.cross_entropy, x, y), {"activation": activation})
+    scalars, histograms = measure(capture(net, F.cross_entropy, x, y), {"activation": activation})
     out = net[1](net[0](x)).detach().double()
     assert scalars["activation_mean/01.relu"] == pytest.approx(float(out.mean()), rel=1e-6)
     assert scalars["activation_zero/01.relu"] == pytest.approx(float((out == 0).double().mean()))
@@ -157,11 +157,11 @@ def stepped(optimizer, **settings):
     make = optimizer(net.parameters(), **settings)
     for _ in range(3):
         before = [p.detach().clone() for p in net.parameters()]
-        with watching(net, F.cross_entropy, x, y) as sight:
+        with capture_around(net, F.cross_entropy, x, y) as record:
             make.zero_grad()
             F.cross_entropy(net(x), y).backward()
             make.step()
-    return net, sight, before
+    return net, record, before
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def stepped(optimizer, **settings):
     ],
 )
 def test_norms_and_update_ratios_for_any_optimizer(optimizer, settings):
-    net, sight, before = stepped(optimizer, **settings)
+    net, record, before = stepped(optimizer, **settings)
     probes = {"gradient": gradient, "update": update, "weight": weight}
-    scalars, histograms = measure(sight, probes)
+    scalars, histograms = measure(record, probes)
     names = [f"{i:02}.{name}" for i, (name, _) in enumerate(net.named_parameters(), 1)]
     for name, p, old in zip(names, net.parameters(), before, strict=True):
         exact = pytest.approx
@@ -188,24 +188,24 @@ def test_norms_and_update_ratios_for_any_optimizer(optimizer, settings):
             assert scalars[f"update_ratio/{name}"] == exact(ratio, rel=1e-9)
             assert sum(histograms[f"weight/{name}"][0]) == p.numel()
             assert sum(histograms[f"weight_gradient/{name}"][0]) == p.numel()
-    logits = sight.layers[-1]
+    logits = record.layers[-1]
     assert logits.name == "02.logits"
     assert scalars["gradient_norm/02.logits"] == pytest.approx(float(logits.grad.norm()), rel=1e-9)
 
 
 def test_a_probe_of_ones_own_is_measured():
-    sight = Sight([], {"01.w": torch.arange(4.0)}, {}, {})
+    record = StepRecord([], {"01.w": torch.arange(4.0)}, {}, {})
 
-    def largest(sight):
-        return {f"weight_largest/{name}": w.abs().max() for name, w in sight.params.items()} | {
+    def largest(record):
+        return {f"weight_largest/{name}": w.abs().max() for name, w in record.params.items()} | {
             "spread": Histogram(torch.tensor([1.0, 2.0]), torch.tensor(0.0), torch.tensor(3.0))
         }
 
-    assert measure(sight, {"largest": largest}) == (
+    assert measure(record, {"largest": largest}) == (
         {"weight_largest/01.w": 3.0},
         {"spread": ([1, 2], 0.0, 3.0)},
     )
-    assert measure(sight, {}) == ({}, {})
+    assert measure(record, {}) == ({}, {})
 
 
 class Batches(list):
@@ -267,7 +267,7 @@ def test_what_is_not_finite_is_said_so():
     x, y = torch.randn(5, 2), torch.zeros(5, dtype=torch.int64)
     shares = dead(net, Batches([x]))
     assert shares["01.sigmoid"] == 0 and math.isnan(shares["02.relu"])
-    scalars, histograms = measure(look(net, F.cross_entropy, x, y), {"activation": activation})
+    scalars, histograms = measure(capture(net, F.cross_entropy, x, y), {"activation": activation})
     assert math.isnan(scalars["activation_mean/02.relu"])
     assert math.isnan(histograms["activation/02.relu"][1])
     assert math.isfinite(scalars["activation_mean/01.sigmoid"])

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab.experiment import regularisation
-from trainlab.observe.capture import look, looking
+from trainlab.observe.capture import capture, probe_step
 from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation
 from trainlab.probes.gradient import gradient
@@ -35,7 +35,7 @@ def after_a_look(*words):
     """A trainer that took one step, the parameters before it, and what the probes said of it."""
     trainer, log = bench_of(*SMALL, *words).fresh(), Kept()
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    with looking(PROBES, log, trainer, *trainer.batches(0)):
+    with probe_step(PROBES, log, trainer, *trainer.batches(0)):
         trainer.step(*trainer.batches(0))
     return trainer, before, log.rows[1]
 
@@ -86,10 +86,10 @@ def test_half_precision_inside_a_model_is_summed_in_single():
                 return F.relu(F.linear(x, self.weight)).float()
 
     x = 100 * torch.rand(9000, 8) + 1000
-    sight = look(Half(), lambda out, y: out.mean(), x, x)
-    assert sight.layers[0].out.dtype == torch.float16
-    seen, _ = measure(sight, {"activation": activation})
-    out = sight.layers[0].out.double()
+    record = capture(Half(), lambda out, y: out.mean(), x, x)
+    assert record.layers[0].out.dtype == torch.float16
+    seen, _ = measure(record, {"activation": activation})
+    out = record.layers[0].out.double()
     assert seen["activation_mean/01.relu"] == pytest.approx(float(out.mean()), rel=1e-5)
     assert seen["activation_std/01.relu"] == pytest.approx(float(out.std(correction=0)), rel=1e-4)
 
@@ -113,7 +113,7 @@ def step_of(model, forward=None):
     optimizer, log = torch.optim.SGD(model.parameters(), lr=0.1), Kept()
     trainer = Trainer(model, F.cross_entropy, optimizer, lambda s: (x, y), 1, forward=forward)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    looks = Watch(probe=lambda trainer, x, y: looking(PROBES, log, trainer, x, y))
+    looks = Watch(probe=lambda trainer, x, y: probe_step(PROBES, log, trainer, x, y))
     trainer.fit(Every(probe=1), looks)
     return log.rows[1], before
 

@@ -23,9 +23,9 @@ def trained(*overrides, spoil=None, watched=True, steps=150):
     torch.manual_seed(3)  # dropout
     if watched:
         published.before(trainer)
-    trainer.train_mode(trainer.model)
-    while trainer.at < trainer.steps:
-        trainer.step(*trainer.batches(trainer.at))
+    trainer.set_train_mode(trainer.model)
+    while trainer.step_count < trainer.steps:
+        trainer.step(*trainer.batches(trainer.step_count))
         if watched:
             published.watch(trainer)
     found = published.names(trainer) if watched else {}

@@ -34,11 +34,11 @@ def group_of(bench, runs: int, dtype=torch.float32) -> Stack:
 def walk(group: Stack, steps: int, before=lambda at: None) -> Stack:
     group.model.train()
     trainer = group.trainer
-    while trainer.at < steps:
-        before(trainer.at)
-        trainer.step(*trainer.batches(trainer.at))
-        if trainer.at % EVERY.evaluate == 0:
-            with trainer.judged(trainer):
+    while trainer.step_count < steps:
+        before(trainer.step_count)
+        trainer.step(*trainer.batches(trainer.step_count))
+        if trainer.step_count % EVERY.evaluate == 0:
+            with trainer.eval_weights(trainer):
                 trainer.validate()
     return group
 
@@ -180,14 +180,14 @@ def test_a_run_that_stops_early_leaves_where_it_would_have_stopped_alone():
     def after(trainer) -> None:
         done = [run for run in group.ids if run is not None] if trainer.ended() else group.leaving()
         for run in done:
-            ended[run] = trainer.at, int(trainer.best_step[group.place(run)])
+            ended[run] = trainer.step_count, int(trainer.best_step[group.place(run)])
         group.compact([run for run in group.ids if run is not None and run not in done])
 
     group.trainer.fit(every, Watch(after=after))
     for run, own in enumerate(owns):
         alone = single(bench, own)
         rows_of(alone, every)
-        assert ended[run] == (alone.at, int(alone.best_step))
+        assert ended[run] == (alone.step_count, int(alone.best_step))
     assert len({at for at, _ in ended.values()}) > 1
 
 

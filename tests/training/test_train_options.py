@@ -5,14 +5,14 @@ import json
 
 import pytest
 import torch
-from test_train import batches_of, fit, trainer_of
+from small_trainers import batches_of, fit, trainer_of
 from torch import nn
 
 from trainlab.errors import ConfigError
 from trainlab.experiment import regularisation
 from trainlab.storage import checkpoint, restore
 from trainlab.training import randomness
-from trainlab.training.trainer import hits
+from trainlab.training.trainer import n_correct
 
 
 @pytest.mark.parametrize("parts", [2, 3, 50])
@@ -47,7 +47,7 @@ def test_shares_of_classes_train_like_the_class_numbers_they_stand_for():
 
 def test_hits_counts_by_run_too():
     logits = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])  # (R, B, K)
-    assert hits(logits, torch.tensor([[1, 1], [1, 1]])).tolist() == [1, 2]
+    assert n_correct(logits, torch.tensor([[1, 1], [1, 1]])).tolist() == [1, 2]
 
 
 def test_the_smoothed_loss_is_the_bias_corrected_average_of_every_step():
@@ -71,7 +71,7 @@ def test_patience_ends_the_training_after_so_many_evaluations_without_a_better_o
         ("loss", "accuracy"), torch.tensor(next(seen), dtype=torch.float64)
     )
     rows = fit(trainer, log=50, evaluate=2)
-    assert trainer.at == 14
+    assert trainer.step_count == 14
     assert trainer.best_at() == 8
     assert "train/loss" in rows[-1][1], "the last row is written, although no interval ended"
     assert not fit(trainer), "a run that has ended goes on no further"
@@ -119,7 +119,7 @@ def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
     again = new()
     restore.restore(again, tensors, half.best, json.loads(json.dumps(numbers)))
     later = fit(again, log=6, evaluate=4)
-    assert later[-1][0] == whole.at
+    assert later[-1][0] == whole.step_count
     assert torch.equal(again.average.total, whole.average.total)
     for mine, theirs in zip(again.params, whole.params, strict=True):
         assert torch.equal(mine, theirs)

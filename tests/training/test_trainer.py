@@ -5,46 +5,12 @@ import json
 
 import pytest
 import torch
+from small_trainers import batches_of, fit, trainer_of
 from torch import nn
 
 from trainlab.errors import CheckpointError, NonFiniteError
 from trainlab.storage import checkpoint, restore
-from trainlab.training.trainer import Every, Trainer, Watch, due, evaluating
-
-
-def batches_of(n=40, size=16, seed=0):
-    """Two overlapping clusters; the last batch of an epoch is short."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 2
-    x = torch.randn(n, 3, generator=generator) + y[:, None]
-
-    def batch(step):
-        at = step % 3 * size
-        return x[at : at + size], y[at : at + size]
-
-    batch.per_epoch = 3
-    return batch
-
-
-def trainer_of(lr=0.1, steps=12, norm=False, optimizer=torch.optim.Adam, **kwargs):
-    torch.manual_seed(0)
-    layers = [nn.Linear(3, 8), nn.BatchNorm1d(8)] if norm else [nn.Linear(3, 8)]
-    model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(8, 2))
-    kwargs = {"validation": batches_of(seed=1)} | kwargs
-    return Trainer(
-        model,
-        nn.functional.cross_entropy,
-        optimizer(model.parameters(), lr=lr),
-        batches_of(),
-        steps,
-        **kwargs,
-    )
-
-
-def fit(trainer, **every):
-    rows = []
-    trainer.fit(Every(**every), Watch(rows=lambda step, values: rows.append((step, values))))
-    return rows
+from trainlab.training.trainer import Every, Watch, due, evaluating
 
 
 def test_the_same_as_a_hand_written_loop():
@@ -74,7 +40,7 @@ def test_probes_look_densely_at_the_start_then_every_nth_step():
 
     @contextlib.contextmanager
     def probe(trainer, x, y):
-        seen.append(trainer.at + 1)
+        seen.append(trainer.step_count + 1)
         yield
 
     trainer_of(steps=12).fit(Every(probe=5), Watch(probe=probe))
@@ -145,7 +111,7 @@ def test_no_transfer_in_the_hot_loop(monkeypatch):
         real = getattr(torch.Tensor, name)
 
         def wait(self, *args, _real=real, _name=name, **kwargs):
-            waits.append((trainer.at, _name))
+            waits.append((trainer.step_count, _name))
             return _real(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, wait)
@@ -163,7 +129,7 @@ def test_state_and_restore_are_inverse_in_the_middle_of_an_interval(optimizer):
         pass
 
     def after(trainer):
-        if trainer.at == 8:
+        if trainer.step_count == 8:
             raise Enough
 
     with pytest.raises(Enough):

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
 from trainlab.nn.init import NORMS
-from trainlab.observe.capture import Layer, taps
+from trainlab.observe.capture import Layer, recorded_layers
 
 IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch
@@ -36,7 +36,7 @@ def init_gain(fresh: Fresh) -> Verdict:
     trainer, verdict = fresh(), partial(Verdict, "init_gain")
     model = trainer.model
     x, _ = images(trainer, IMAGES)
-    with torch.no_grad(), no_dropout(model), taps(model) as layers:
+    with torch.no_grad(), no_dropout(model), recorded_layers(model) as layers:
         model(x)
     calls = [layer for layer in layers if layer.function]
     if not calls:

@@ -61,11 +61,11 @@ def modes(fresh: Fresh) -> Verdict:
 def _in_training(trainer: Trainer) -> str:
     """Which modules do not train in a training step, or whose running statistics stand still; in
     words, or nothing."""
-    model, freeze = trainer.model, _patterns(trainer.train_mode)
+    model, freeze = trainer.model, _patterns(trainer.set_train_mode)
     model.train()
     rest(model, freeze)
     expected = {name: m.training for name, m in model.named_modules()}
-    trainer.train_mode(model)
+    trainer.set_train_mode(model)
     before = {n: _statistics(m) for n, m in _running(model)}
     for step in range(2):
         trainer.step(*trainer.batches(step))
@@ -119,7 +119,7 @@ def _same_again(trainer: Trainer) -> str:
                 return f"epoch {epoch + 1} has the same order as the first"
     torch.rand(1)  # what an earlier step left is no state to compare with
     states = [torch.get_rng_state()]
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     for step in range(2):
         trainer.step(*trainer.batches(step))
         states.append(torch.get_rng_state())
@@ -132,7 +132,7 @@ def _same_again(trainer: Trainer) -> str:
 def _both_ways(trainer: Trainer) -> tuple[float, float]:
     """The loss of the untrained network on the same images, as trained and as evaluated."""
     model, (x, y) = trainer.model, images(trainer, IMAGES)
-    trainer.train_mode(model)
+    trainer.set_train_mode(model)
     for _ in range(SETTLE * 5):  # running statistics keep 0.9 of the old
         model(x)
         if not _running(model):

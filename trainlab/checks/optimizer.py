@@ -94,7 +94,7 @@ def _first(fresh: Fresh, factor: float, decay: bool = True) -> Update:
         for group in trainer.optimizer.param_groups:
             group.update({"weight_decay": 0.0} if "weight_decay" in group else {})
     before = [p.detach().clone() for p in _weights(trainer)]
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     torch.manual_seed(0)  # the same dropout masks both times
     trainer.step(*trainer.batches(0))
     updates = [p.detach() - b for p, b in zip(_weights(trainer), before, strict=True)]
@@ -135,7 +135,7 @@ def _clipped(trainer: Trainer) -> float:
     """Norm of the clipped gradient over that of the gradient; 1 where nothing clips."""
     if trainer.clip is None:
         return 1.0
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     x, y = trainer.batches(0)
     grads = torch.autograd.grad(
         trainer.criterion(trainer.model(x), y), trainer.params, allow_unused=True
@@ -200,7 +200,7 @@ def _trial(trainer: Trainer, factor: float, joined: int) -> tuple[float, float]:
     trainer.schedule = lambda step, steps: factor * min((step + 1) / RAMP, 1)
     losses = []
     for steps in (0, STEPS):
-        trainer.train_mode(trainer.model)
+        trainer.set_train_mode(trainer.model)
         for step in range(steps):
             parts = [trainer.batches(step * joined + i) for i in range(joined)]
             trainer.step(*(torch.cat(each) for each in zip(*parts, strict=True)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.init_gain import init_gain
 from trainlab.checks.tools import images, no_dropout
-from trainlab.observe.capture import Layer, look
+from trainlab.observe.capture import Layer, capture
 from trainlab.training.trainer import Trainer
 
 IMAGES, TRIES = 128, 8  # steps, of which the first may warm up from lr 0
@@ -74,7 +74,7 @@ def _cause(fresh: Fresh, forward: list[float], backward: list[float]) -> str:
 
 def _calls(trainer: Trainer, x: Tensor, y: Tensor) -> tuple[list[Layer], dict[str, float]]:
     """The activation calls that the loss depends on, and log10 of the rms of their gradients."""
-    layers = look(trainer.model, trainer.criterion, x, y).layers
+    layers = capture(trainer.model, trainer.criterion, x, y).layers
     calls = [c for c in layers if c.function and c.grad is not None]
     sizes = _log10([c.grad.double().square().mean().sqrt() for c in calls])
     return calls, dict(zip([c.name for c in calls], sizes, strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
-from trainlab.observe.capture import Layer, look
+from trainlab.observe.capture import Layer, capture
 
 IMAGES, UNITS, ROWS = 128, 512, 2048  # at most
 SAME = 1e-5  # relative distance of twins
@@ -26,7 +26,7 @@ def symmetry(fresh: Fresh) -> Verdict:
     trainer, verdict = fresh(), partial(Verdict, "symmetry")
     x, y = images(trainer, IMAGES)
     with no_dropout(trainer.model):
-        layers = look(trainer.model, trainer.criterion, x, y).layers
+        layers = capture(trainer.model, trainer.criterion, x, y).layers
     calls = [c for c in layers if c.function and c.grad is not None and c.out.dim() > 1]
     calls = [c for c in calls if _units(c.out).shape[1] > 1]
     if not calls:

@@ -74,7 +74,7 @@ def config(run: Path) -> dict[str, Any]:
     )
 
 
-def settings(run: Path) -> dict[str, Any]:
+def run_settings(run: Path) -> dict[str, Any]:
     """Dotted key -> resolved value, and group -> word. Raises ConfigError."""
     unasked = *OF_NO_RUN, "trust"
     flat = {k: _number(v) for k, v in keys.flat(config(run)).items() if not within(k, unasked)}
@@ -99,7 +99,7 @@ def kept(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 def outcome(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """What summary.json says: figures, speed, environment; of a run without one, its state.
     result: of the ledger of its sweep, if there is one."""
-    told = {"state": result.get("state") or run_folder.told(run).get("state", "unknown")}
+    told = {"state": result.get("state") or run_folder.read_status(run).get("state", "unknown")}
     path = run / "summary.json"
     if not path.exists():
         return told
@@ -172,7 +172,7 @@ def show(runs: Sequence[Path], named: bool) -> None:
             if place not in winners:
                 for key in [key for key in told if key.startswith("test ")]:
                     del told[key]
-    changed = differing([settings(run) for run in runs])
+    changed = differing([run_settings(run) for run in runs])
     names = dict.fromkeys(key for told in outcomes for key in told)
     figures = {key: [told.get(key, MISSING) for told in outcomes] for key in names}
     if len(runs) > WIDE:

@@ -64,9 +64,9 @@ def planned(asked: Any) -> dict[str, Any]:
     ours = [o for o in asked.overrides if not o.is_hydra_override()]
     space = Space.of(ours)
     sampler = instantiate(asked.cfg.hydra.sweeper.sampler)
-    settings = drive.settings(sampler, cfg.sweep)
+    settings = drive.sampler_settings(sampler, cfg.sweep)
     jobs = n * drive.size(space, sampler, settings, cfg)
-    axes = {o.key_or_group: told(o) for o in ours if o.key_or_group in space.keys}
+    axes = {o.key_or_group: axis_spec(o) for o in ours if o.key_or_group in space.keys}
     if "seed" in cfg.sweep.nuisance:
         raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
     if not axes and asked.typed("sweep.trials") is not None:
@@ -107,7 +107,7 @@ def refused(asked: Any) -> None:
         raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
 
 
-def told(o: Any) -> list[str] | str:
+def axis_spec(o: Any) -> list[str] | str:
     """An axis as sweep.json has it."""
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
 
@@ -118,7 +118,11 @@ def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
 
     if (given := asked.typed(asked.place)) is None:
         return ledger.newest(runs, digest) or make()
-    here, directory, typed = ledger.told(Path(given)), Path(given), f"{asked.place} = {given}"
+    here, directory, typed = (
+        ledger.read_manifest(Path(given)),
+        Path(given),
+        f"{asked.place} = {given}",
+    )
     if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
         axes = " x ".join(here.get("axes", {})) or "unknown"
         raise errors.BusyError(f"{typed}: holds another sweep ({axes}); choose another")
@@ -137,7 +141,7 @@ def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
     from trainlab.storage import atomic
     from trainlab.sweeps.execute import ledger
 
-    before = ledger.told(directory)
+    before = ledger.read_manifest(directory)
     if before != plan:  # of the same digest: only how it is compared may be another
         atomic.write_json(directory / "sweep.json", plan)
     if not before:

@@ -35,7 +35,7 @@ def unfinished(cfg: Any, runs: Path) -> str | None:
     """The newest run of this recipe among `runs` that has not ended."""
     digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
     for path in sorted(runs.glob("*/status.json"), key=os.path.getmtime, reverse=True):
-        status = run_folder.told(path.parent)
+        status = run_folder.read_status(path.parent)
         if status.get("state") != "finished" and status.get("config_digest") == digest:
             return str(path.parent)
     return None

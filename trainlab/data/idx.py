@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from trainlab.data.fetch import fetched, folder
-from trainlab.data.splits import NO_FLIP
-from trainlab.data.splits import FOR_IMAGES, Split, Splits, with_test
+from trainlab.data.splits import FOR_IMAGES, NO_FLIP, Split, Splits, with_test
 from trainlab.errors import DataError
 
 # sha256 of the unpacked IDX files in the copies of MNIST that are in use: first as LeCun published

@@ -53,7 +53,7 @@ class Affine:
         """
         return Affine(*(t.expand(shape).contiguous() for t in (self.scale, self.shift)))
 
-    def told(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """The state as a manifest can hold it: numbers, or the file of them that `keep` writes."""
         if self.scale.numel() <= MOST_TOLD:
             return {name: t.tolist() for name, t in self.state().items()}

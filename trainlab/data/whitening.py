@@ -46,7 +46,7 @@ class Linear:
         shapes = {"before": torch.tensor(self.before), "after": torch.tensor(self.after)}
         return {"mean": self.mean, "forward": self.forward, "backward": self.backward} | shapes
 
-    def told(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """The file of numbers that `keep` writes, with its digest, for a manifest."""
         return preprocess_file.named(self.state())
 

@@ -55,7 +55,7 @@ def looks(every: int, begin: int, end: int) -> int:
     return often + -(-end // every) - -(-begin // every)
 
 
-def told(cost: Cost, seconds: float, every: int, begin: int, end: int) -> list[str]:
+def cost_lines(cost: Cost, seconds: float, every: int, begin: int, end: int) -> list[str]:
     """A line where watching took more than WORTH of `seconds`, which the steps begin, ..., end - 1
     took with it; and the cadence that would bring it down, to WORTH if one can."""
     inside = cost.inside + slowed(cost, seconds, end - begin)

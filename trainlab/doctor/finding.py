@@ -30,11 +30,11 @@ class Finding:
         since = f"{self.severity} {self.id}{where} since step {self.since_step}"
         return f"{since}: {self.evidence}; try {self.remedy}; see {self.tag}"
 
-    def over(self) -> "Finding":
+    def resolved(self) -> "Finding":
         """The same, of what has passed: no alarm any more."""
         return replace(self, severity=INFO, evidence=f"{self.evidence}; it has passed")
 
-    def harmless(self) -> "Finding":
+    def as_info(self) -> "Finding":
         """The same where it learns all the same: no alarm."""
         return (
             self

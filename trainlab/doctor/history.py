@@ -78,7 +78,7 @@ class History:
         told = self.first("start/loss")
         return told if told is not None else (self.first("train/loss") or inf)
 
-    def ignorant(self, step: int) -> bool:
+    def at_chance(self, step: int) -> bool:
         """Whether the training accuracy at this step is that of the best constant answer, or
         below it; False where no row says what that is."""
         chance, accuracy = self.first("chance/accuracy"), self.near("train/accuracy", step)
@@ -89,12 +89,12 @@ class History:
         seen = (self.near(f"{split}/accuracy", step) for split in splits)
         return all(accuracy < LEARNED for accuracy in seen if accuracy is not None)
 
-    def spur(self) -> float:
+    def warmup_ratio(self) -> float:
         """Largest lr / lr of the first step: what warm-up keeps from the first update."""
         curve = self.curves.get("schedule/lr", [])
         return max(curve) / curve[0] if curve and curve[0] > 0 else 1.0
 
-    def slow(self) -> bool:
+    def not_halved(self) -> bool:
         """Whether the loss has not even halved."""
         rows = self.of("train/loss")
         return bool(rows) and not rows[-1][1] < 0.5 * min(self.start, self.chance)
@@ -115,7 +115,7 @@ class History:
         before = [lr for at, lr in rates if at < step][-1:]
         after = [lr for at, lr in rates if at >= step][:1]
         return all(lr >= top / 5 for lr in before + after) and (
-            bool(before) or (step > 1 and self.spur() < 5)
+            bool(before) or (step > 1 and self.warmup_ratio() < 5)
         )
 
     def episode(
@@ -140,7 +140,7 @@ class History:
         return None
 
 
-def middle(values: Iterable[float]) -> float:
+def finite_median(values: Iterable[float]) -> float:
     """Median of the finite values; nan if there is none."""
     finite = [value for value in values if isfinite(value)]
     return median(finite) if finite else nan

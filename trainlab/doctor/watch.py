@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainlab.doctor.cost import Cost, told
+from trainlab.doctor.cost import Cost, cost_lines
 from trainlab.doctor.examine import examine, keep
 from trainlab.doctor.finding import card, shown
 from trainlab.doctor.modes import both_modes
@@ -25,22 +25,22 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
     to TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same. What
     watching cost is said where it is much."""
     directory, events, first = log.path.parent, log.events, trainer.batches(0)
-    before, begun, at = events.seconds, time.perf_counter(), trainer.at
+    before, begun, at = events.seconds, time.perf_counter(), trainer.step_count
     cost = Cost(events)
 
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
             # not so in a stack, which counts for all its runs
-            here = trainer.at == step and "val/loss" in values
+            here = trainer.step_count == step and "val/loss" in values
             found = dead_units(bench, trainer) if here else {}
             seen = {f"activation_dead/{layer}": share for layer, share in found.items()}
             seen |= both_modes(trainer, *first) if here and counted(trainer) else {}
         watch.rows(step, values | seen)
 
-    if trainer.at == 0:
+    if trainer.step_count == 0:
         log.curve("schedule/lr", drawn(trainer))
         with cost.also():
-            trainer.train_mode(trainer.model)
+            trainer.set_train_mode(trainer.model)
             log.scalars(0, compared_with(bench, trainer) | both_modes(trainer, *first))
     try:
         yield replace(watch, rows=rows, probe=partial(cost.look, watch.probe))
@@ -61,7 +61,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
         every = bench.cadences(trainer.batches.per_epoch).probe
         seconds = time.perf_counter() - begun
         if every:
-            show.notes(told(cost, seconds, every, at, trainer.at))
+            show.notes(cost_lines(cost, seconds, every, at, trainer.step_count))
 
 
 def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
@@ -110,6 +110,6 @@ def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
 def broken_at(trainer: Any) -> int:
     """The first step since the last row whose loss was not finite; the present one otherwise."""
     losses = [float(entry[0]) for entry in trainer.record]
-    begun = trainer.at - len(losses)
+    begun = trainer.step_count - len(losses)
     finite = torch.tensor(losses).isfinite().tolist()
-    return begun + finite.index(False) + 1 if False in finite else trainer.at
+    return begun + finite.index(False) + 1 if False in finite else trainer.step_count

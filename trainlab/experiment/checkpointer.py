@@ -16,7 +16,7 @@ from trainlab.training.trainer import Trainer
 FAILURES = 3  # saves in a row that may fail, the last of them included
 
 
-class Keeper:
+class Checkpointer:
     """Writes the checkpoints of one run, and stops it when a signal asks.
 
     facts: what a checkpoint must hold beside the Trainer's state: config, data digest,
@@ -37,7 +37,7 @@ class Keeper:
         """Seconds of training, the earlier starts of this run included."""
         return time.monotonic() - self.begun
 
-    def told(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         """What summary.json says of it."""
         return {"seconds": self.elapsed(), "resumes": self.resumes}
 
@@ -52,12 +52,15 @@ class Keeper:
             if self.failures >= FAILURES or trainer.ended():
                 raise
             self.saved_when = time.monotonic()
-            print(f"trainlab: warning: step {trainer.at}: {error}; trying again", file=sys.stderr)
+            print(
+                f"trainlab: warning: step {trainer.step_count}: {error}; trying again",
+                file=sys.stderr,
+            )
 
     def save_now(self, trainer: Trainer) -> None:
         """The state of this step, durable when it returns. Raises NonFiniteError rather than save
         bad weights, MachineError when it cannot be written."""
-        if trainer.at == self.saved_at:
+        if trainer.step_count == self.saved_at:
             return
         begun = time.monotonic()
         tensors, numbers = checkpoint.state_of(trainer)
@@ -72,8 +75,8 @@ class Keeper:
         }
         folder = self.directory / "checkpoints"
         best = trainer.best, trainer.best_at()
-        checkpoint.save(folder, trainer.at, tensors | randoms, *best, facts)
-        self.saved_at, self.saved_when = trainer.at, time.monotonic()
+        checkpoint.save(folder, trainer.step_count, tensors | randoms, *best, facts)
+        self.saved_at, self.saved_when = trainer.step_count, time.monotonic()
         self.cost = self.saved_when - begun
 
     def go_on(self, saved: Any) -> int:
@@ -86,20 +89,20 @@ class Keeper:
     def pauses(self, trainer: Trainer) -> bool:
         """Whether this is the step of `pause_at`; a run that has ended does not pause."""
         at = run_folder.pause(self.facts["config"]["pause_at"], trainer.steps)
-        return trainer.at == at and not trainer.ended()
+        return trainer.step_count == at and not trainer.ended()
 
     def after(self, flag: run_folder.Flag, trainer: Trainer) -> None:
         """Asked after every step: stop when a signal came or at `pause_at`, save when the time is
         up; saving takes at most 2 % of it."""
-        self.status.step = trainer.at
+        self.status.step = trainer.step_count
         if flag.raised is not None or self.pauses(trainer):
             self.save_now(trainer)
-            raise run_folder.stopped(flag.raised, trainer.at, self.directory)
+            raise run_folder.stopped(flag.raised, trainer.step_count, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
 
 
-def facts(bench: Any) -> dict[str, Any]:
+def checkpoint_facts(bench: Any) -> dict[str, Any]:
     """What a checkpoint holds of a story's Bench beside the Trainer's state, so that nothing else
     is needed to use it."""
     return {
@@ -107,7 +110,7 @@ def facts(bench: Any) -> dict[str, Any]:
         "config": keys.values(bench.cfg),
         "data": bench.splits.digest(),
         "environment": randomness.environment(bench.device),
-        "preprocess": bench.preprocess.told(),
+        "preprocess": bench.preprocess.described(),
         "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }

@@ -12,7 +12,8 @@ from torch import nn
 from trainlab.config.build import Door
 from trainlab.data.preprocess import Affine
 from trainlab.errors import CheckpointError, ConfigError
-from trainlab.experiment.phases import build_network, facts, prepare
+from trainlab.experiment.checkpointer import checkpoint_facts
+from trainlab.experiment.phases import build_network, prepare
 from trainlab.observe.console import Show
 from trainlab.storage import restore
 
@@ -46,7 +47,7 @@ def evaluate(
         raise ConfigError("task = evaluate: needs a run; give resume=DIR")
     saved = _newest(directory)
     bench = prepare(cfg, door)
-    restore.same(facts(bench), saved.facts, cfg.resume_allow)
+    restore.same(checkpoint_facts(bench), saved.facts, cfg.resume_allow)
     trainer = bench.fresh()
     trainer.model.load_state_dict(_weights(saved))
     results = bench.scores(trainer)

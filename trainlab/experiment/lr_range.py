@@ -155,11 +155,11 @@ def sweep(bench: Bench, low: float, high: float, steps: int) -> Curve:
     trainer.steps = steps + 1
     trainer.schedule = lambda step, _: 10 ** axis[min(step, steps - 1)] / bench.cfg.optim.lr
     seed_everything(bench.cfg.seed, "dropout")
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     losses: list[float] = []
-    while trainer.at <= steps:
-        trainer.step(*trainer.batches(trainer.at))
-        if trainer.at % LOOK == 0 or trainer.at > steps:
+    while trainer.step_count <= steps:
+        trainer.step(*trainer.batches(trainer.step_count))
+        if trainer.step_count % LOOK == 0 or trainer.step_count > steps:
             losses += torch.stack([row[0] for row in trainer.record]).tolist()
             trainer.record.clear()
             away = ~(np.array(losses) < AWAY * losses[0])
@@ -201,7 +201,7 @@ def find(
         lines = said(answer, bench, low, high)
         with Log(directory) as log:
             log.text("lr_range", "\n".join(f"- {line}" for line in lines))
-            log.curve("lr_range/loss", list(middle(curves)[1]))
+            log.curve("lr_range/loss", list(median_curve(curves)[1]))
         show.notes([*lines, f"files   {directory}"])
         status.write("finished")
     return told | {"directory": str(directory)}
@@ -236,7 +236,7 @@ def said(answer: Answer, bench: Bench, low: float, high: float) -> list[str]:
     return lines
 
 
-def middle(curves: Sequence[Curve]) -> Curve:
+def median_curve(curves: Sequence[Curve]) -> Curve:
     """The smoothed median of S curves on the longest axis, for the eye; none above 1.5 times their
     first loss."""
     axis = max((curve[0] for curve in curves), key=len)
@@ -252,7 +252,7 @@ def drawn(curves: Sequence[Curve], answer: Answer) -> bytes:
 
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
-    axis, line = middle(curves)
+    axis, line = median_curve(curves)
     most = 1.5 * _first(curves)
     span = (axis[-1] - axis[0]) or 1.0
 

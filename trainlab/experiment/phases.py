@@ -21,7 +21,7 @@ from trainlab.data.batches import Batches, shuffled, unshuffled
 from trainlab.data.preprocess import fit
 from trainlab.data.sources import loaded
 from trainlab.data.splits import Splits
-from trainlab.experiment.checkpointer import Keeper, facts
+from trainlab.experiment.checkpointer import Checkpointer, checkpoint_facts
 from trainlab.nn.norm import refuse_single
 from trainlab.observe.console import Show
 from trainlab.observe.metrics_log import Log
@@ -42,7 +42,7 @@ class Bench:
     device: torch.device
     splits: Splits
     preprocess: Any
-    unlike: Any  # what validation and test go through: the same, but for preprocess.test
+    eval_preprocess: Any  # of validation and test; differs only with preprocess.test
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Bench:
 
     def in_order(self, split: Any) -> Batches:
         """For evaluation, where larger batches only save time."""
-        fitted = self.preprocess if split is self.splits.train else self.unlike
+        fitted = self.preprocess if split is self.splits.train else self.eval_preprocess
         return Batches.in_order(split, fitted, 512)
 
     def augment(self) -> Callable | None:
@@ -120,11 +120,11 @@ class Bench:
         cfg = self.cfg
         if not (self.asked("groups") or cfg.optim.weight_decay):
             return [p for p in model.parameters() if p.requires_grad]
-        from trainlab.optim.groups import groups
+        from trainlab.optim.groups import parameter_groups
 
         rules = keys.values(cfg.groups)
         rules |= {"factors": rules.pop("lr"), "decays": rules.pop("decay")}
-        return groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
+        return parameter_groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
     def cadences(self, per_epoch: int) -> Every:
         """An integer is steps, `2ep` is epochs."""
@@ -173,7 +173,7 @@ def train(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """One run from the recipe to the closing table. Returns what summary.json holds."""
-    told = chapters(cfg, directory, door, choices)
+    told = phases(cfg, directory, door, choices)
     trainer, every, watch = next(told)
     try:
         trainer.fit(every, watch)
@@ -184,7 +184,7 @@ def train(
         told.throw(error)
 
 
-def chapters(
+def phases(
     cfg: DictConfig,
     directory: Path,
     door: Callable,
@@ -206,7 +206,7 @@ def chapters(
         if len(trainer.optimizer.param_groups) > 1:
             show.groups(trainer.optimizer.param_groups)
         show.notes(bench.notices())
-        keeper = Keeper(directory, facts(bench), cfg.checkpoint.seconds, status)
+        keeper = Checkpointer(directory, checkpoint_facts(bench), cfg.checkpoint.seconds, status)
         saved = None
         if cfg.resume is not None:
             from trainlab.storage import restore
@@ -230,16 +230,16 @@ def chapters(
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 
             watch = stack.enter_context(watching(bench, trainer, log, show, watch))
-        show.start(trainer.at, trainer.steps)
+        show.start(trainer.step_count, trainer.steps)
         stack.callback(show.stop)
         yield trainer, bench.cadences(trainer.batches.per_epoch), watch
         show.stop()
         if bench.device.type == "cpu":
-            show.threads_hint(cfg.threads, trainer.at)
+            show.threads_hint(cfg.threads, trainer.step_count)
 
         summary = close(bench, trainer, log)
         summary["verdicts"] = {v.name: v.status for v in verdicts}
-        summary |= keeper.told() | {"config_digest": digest, "directory": str(directory)}
+        summary |= keeper.totals() | {"config_digest": digest, "directory": str(directory)}
         atomic.write_json(directory / "summary.json", summary)
         status.write("finished")
     show.closing(summary["results"], summary["best_step"], verdicts, directory)
@@ -252,7 +252,7 @@ def write_rows(
     """One row to the log and the screen."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
-    log.scalars(step, row | trainer.extra_row())
+    log.scalars(step, row | trainer.extra_metrics())
 
 
 def probes(
@@ -262,9 +262,9 @@ def probes(
     asked = {name: bench.door(node) for name, node in bench.cfg.probe.items() if name != "every"}
     if not asked:
         return None
-    from trainlab.observe.capture import looking
+    from trainlab.observe.capture import probe_step
 
-    return partial(looking, asked, log)
+    return partial(probe_step, asked, log)
 
 
 def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
@@ -273,12 +273,12 @@ def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
         trainer.model.load_state_dict(trainer.best)
     results = bench.scores(trainer)
     best = {f"best/{split}_{key}": v for split, row in results.items() for key, v in row.items()}
-    log.scalars(trainer.at, best)
+    log.scalars(trainer.step_count, best)
     log.sync()
     return {
         "results": results,
         "best_step": trainer.best_at(),
-        "steps": trainer.at,
+        "steps": trainer.step_count,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "speed": {key: bench.cfg[key] for key in ("precision", "compile", "channels_last")},
         "weights_sha256": checkpoint.digest(trainer.model.state_dict()),

@@ -43,17 +43,17 @@ def regularise(
     if precision == "fp16":
         device = next(trainer.model.parameters()).device
         trainer.scaler = regularisation.scaler(device, trainer.optimizer)
-    trainer.train_mode = partial(train_mode, groups["freeze"])
+    trainer.set_train_mode = partial(set_train_mode, groups["freeze"])
     penalise(trainer, **penalty, decays=groups["decay"], decay_all=groups["decay_all"])
     bound(trainer, clip)
     constrain(trainer, constraint)
     averaged(trainer, average)
     anew = inputs if statistics == "full_pass" or average["swa"] is not None else None
     if anew or trainer.average is not None:
-        trainer.judged = partial(judged, anew)
+        trainer.eval_weights = partial(eval_weights, anew)
 
 
-def train_mode(freeze: Sequence[str], model: nn.Module) -> None:
+def set_train_mode(freeze: Sequence[str], model: nn.Module) -> None:
     """Training mode, but for norms that are frozen."""
     model.train()
     group_rules.rest(model, freeze)
@@ -65,8 +65,8 @@ def penalise(
     """l1 and l2 act on what weight decay acts on, so that penalty.l2 equals SGD's weight_decay."""
     if l1 or l2:
         trainer.penalty = partial(elastic, l1=l1, l2=l2)
-        trainer.penalised = group_rules.decayed(trainer.model, decays, decay_all)
-        trainer.extra_row = partial(terms, trainer, {"l1": l1, "l2": l2})
+        trainer.penalised = group_rules.decayed_parameters(trainer.model, decays, decay_all)
+        trainer.extra_metrics = partial(terms, trainer, {"l1": l1, "l2": l2})
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ class Average:
         self.weights = averaging.start(self.live)
 
     def update(self, trainer: Trainer) -> None:
-        self.rule(self.weights, self.live, trainer.at)
+        self.rule(self.weights, self.live, trainer.step_count)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.weights
@@ -135,7 +135,7 @@ class Average:
 
 
 @contextmanager
-def judged(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> Iterator[None]:
+def eval_weights(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> Iterator[None]:
     """Inside, the model has its averaged weights, and batch-norm statistics of one pass over
     `inputs()`, (B, ...) each; afterwards it is, bit for bit, what it was."""
     model = trainer.model

@@ -107,4 +107,4 @@ def mode(trainer: Trainer, severity: float) -> None:
         for module in modules[: round(severity * len(modules))]:
             module.training = False
 
-    trainer.train_mode = train
+    trainer.set_train_mode = train

@@ -58,7 +58,7 @@ class Layer:
 
 
 @dataclass
-class Sight:
+class StepRecord:
     """What was seen round one step. Keys are `NN.name`, in the order of `model.parameters()`."""
 
     layers: list[Layer]
@@ -99,7 +99,7 @@ class _Recorder(TorchFunctionMode):
 
 
 @contextmanager
-def taps(model: nn.Module) -> Iterator[list[Layer]]:
+def recorded_layers(model: nn.Module) -> Iterator[list[Layer]]:
     """Record the elementwise activations called inside, in their order, and the output of `model`.
 
     Functional, in-place, tensor-method, module and shared activations are seen; the model computes
@@ -179,9 +179,9 @@ def _generators(module: nn.Module) -> list[torch.Generator]:
     return [g for held in lists for g in held if type(g) is torch.Generator]  # isinstance is slow
 
 
-def look(
+def capture(
     model: nn.Module, objective: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
-) -> Sight:
+) -> StepRecord:
     """One extra pass over x (B, ...), y (B,) in the model's present mode, with the dropout masks of
     the step to come.
 
@@ -192,7 +192,7 @@ def look(
     params = _named(model)
     free = {name: p for name, p in params.items() if p.requires_grad}
     with unmoved(model), torch.enable_grad():
-        with taps(model) as layers:
+        with recorded_layers(model) as layers:
             logits = model(x)
         losses = objective(logits, y)
         tapped = [layer for layer in layers if layer.out.requires_grad]
@@ -203,23 +203,23 @@ def look(
     for layer in layers:
         layer.out = layer.out.detach()
     found = zip(free, grads[len(tapped) :], strict=True)
-    return Sight(
+    return StepRecord(
         layers, _copied(params), {name: grad for name, grad in found if grad is not None}, {}
     )
 
 
 @contextmanager
-def watching(
+def capture_around(
     model: nn.Module, objective: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
-) -> Iterator[Sight]:
+) -> Iterator[StepRecord]:
     """Look, let the body take its step on x (B, ...), y (B,), then fill in the updates."""
-    sight = look(model, objective, x, y)
-    yield sight
-    _moved(sight, _named(model))
+    record = capture(model, objective, x, y)
+    yield record
+    _moved(record, _named(model))
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters by the names that a Sight has for them."""
+    """Parameters by the names that a StepRecord has for them."""
     params = dict(eager(model).named_parameters())
     return dict(zip(numbered(list(params)), params.values(), strict=True))
 
@@ -232,35 +232,41 @@ def _copied(params: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _moved(sight: Sight, params: dict[str, Tensor]) -> None:
-    before, after = list(sight.params.values()), list(params.values())
+def _moved(record: StepRecord, params: dict[str, Tensor]) -> None:
+    before, after = list(record.params.values()), list(params.values())
     updates = torch._foreach_sub(after, before) if params else []
-    sight.updates = dict(zip(params, updates, strict=True))
+    record.updates = dict(zip(params, updates, strict=True))
 
 
 @contextmanager
-def stepping(trainer: Any, x: Tensor, y: Tensor, runs: int | None = None) -> Iterator[Sight]:
+def capture_step(
+    trainer: Any, x: Tensor, y: Tensor, runs: int | None = None
+) -> Iterator[StepRecord]:
     """The body is the trainer's step on x (B, ...), y (B,), of `runs` runs where it is a stack. A
     plain step is itself recorded: what it computes is copied on the way, not changed. One of other
     code than the model's own (compiled, in parts, in half precision) is looked at before."""
     model = trainer.forward
     own = model is eager(trainer.model) and trainer.accumulate == 1 and trainer.scaler is None
-    with _inside(trainer) if own else watching(trainer.model, trainer.objective, x, y) as sight:
-        sight.runs, sight.at = runs, trainer.at
-        yield sight
+    with (
+        _inside(trainer)
+        if own
+        else capture_around(trainer.model, trainer.objective, x, y) as record
+    ):
+        record.runs, record.at = runs, trainer.step_count
+        yield record
 
 
 @contextmanager
-def _inside(trainer: Any) -> Iterator[Sight]:
+def _inside(trainer: Any) -> Iterator[StepRecord]:
     model = trainer.model
     params = _named(model)
-    sight = Sight([], _copied(params), {}, {})
+    record = StepRecord([], _copied(params), {}, {})
 
     def forward(x: Tensor) -> Tensor:
         trainer.forward = model  # L-BFGS calls again, after it has moved
-        with taps(model) as layers:
+        with recorded_layers(model) as layers:
             logits = model(x)
-        sight.layers = layers
+        record.layers = layers
         for layer in layers:
             if layer.out.requires_grad:
                 layer.out.register_hook(partial(setattr, layer, "grad"))
@@ -274,22 +280,22 @@ def _inside(trainer: Any) -> Iterator[Sight]:
     hooks = [p.register_hook(partial(keep, name)) for name, p in free.items()]
     trainer.forward = forward
     try:
-        yield sight
+        yield record
     finally:
         trainer.forward = model
         for hook in hooks:
             hook.remove()
-        for layer in sight.layers:
+        for layer in record.layers:
             layer.out = layer.out.detach()
-    sight.grads = {name: found[name] for name in params if name in found}
-    _moved(sight, params)
+    record.grads = {name: found[name] for name in params if name in found}
+    _moved(record, params)
 
 
 @contextmanager
-def looking(
+def probe_step(
     probes: Mapping[str, Callable], log: Any, trainer: Any, x: Tensor, y: Tensor
 ) -> Iterator[None]:
     """The body is the trainer's step on x (B, ...), y (B,); what the probes saw goes to the log."""
-    with stepping(trainer, x, y) as sight:
+    with capture_step(trainer, x, y) as record:
         yield
-    write(log, trainer.at, *measure(sight, probes))
+    write(log, trainer.step_count, *measure(record, probes))

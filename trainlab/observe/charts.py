@@ -42,7 +42,7 @@ PANELS = {
 }
 
 
-class Look(NamedTuple):
+class ProbedStep(NamedTuple):
     """What one look left: {tag: value} and, by layer, the histogram (counts, low, high)."""
 
     step: int
@@ -55,8 +55,8 @@ class Charts:
 
     def __init__(self) -> None:
         self.count, self.stride = 0, 1
-        self.kept: list[Look] = []  # every `stride`th look
-        self.latest: Look | None = None
+        self.kept: list[ProbedStep] = []  # every `stride`th look
+        self.latest: ProbedStep | None = None
 
     def feed(self, row: Mapping[str, Any]) -> list[Value]:
         """What this row adds to its step beside itself."""
@@ -72,10 +72,10 @@ class Charts:
         if not values:
             return []
         before = self.drawn() if self.count in DRAWN else []  # the look before is whole only now
-        self._keep(Look(row["step"], values, {}))
+        self._keep(ProbedStep(row["step"], values, {}))
         return [*before, *scalars(values)]
 
-    def _keep(self, look: Look) -> None:
+    def _keep(self, look: ProbedStep) -> None:
         if self.count % self.stride == 0:
             self.kept.append(look)
         if len(self.kept) > MOST:
@@ -130,13 +130,13 @@ class Charts:
         return found
 
 
-def names(look: Look, quantity: str) -> list[str]:
+def names(look: ProbedStep, quantity: str) -> list[str]:
     """Layers from input to output."""
     start = f"{quantity}/"
     return sorted(tag.removeprefix(start) for tag in look.values if tag.startswith(start))
 
 
-def line(look: Look, quantity: str, layers: list[str]) -> list[float]:
+def line(look: ProbedStep, quantity: str, layers: list[str]) -> list[float]:
     return [look.values.get(f"{quantity}/{layer}", float("nan")) for layer in layers]
 
 

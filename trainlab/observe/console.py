@@ -33,7 +33,7 @@ class Show:
             self.console = Console(quiet=quiet, highlight=False, width=120)
         self.bar: Progress | None = None
         self.values: dict[str, float] = {}
-        self.pause, self.told = pause, 0.0
+        self.pause, self.last_line = pause, 0.0
         self.lead = ""  # of many runs: what became of them
 
     def recipe(self, groups: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]) -> None:
@@ -119,9 +119,9 @@ class Show:
             text = f"{self.lead}loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
             self.bar.update(self.task, completed=step, text=text)
         elif step == self.steps or (
-            "val/loss" in values and time.monotonic() >= self.told + self.pause
+            "val/loss" in values and time.monotonic() >= self.last_line + self.pause
         ):
-            self.told = time.monotonic()
+            self.last_line = time.monotonic()
             tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
             text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)

@@ -49,10 +49,10 @@ Groups = list[tuple[list[str], Tensor]]  # names of L tensors of one shape, and 
 Seen = dict[Tags, Tensor | Histogram | Sample | Norm]
 
 
-def of_runs(probe: Callable[[Any], Seen]) -> Callable[[Any], Seen]:
-    """Marks a probe that measures all runs of a stack at once: its Sight has (R, ...) everywhere.
-    Any other is shown each run alone."""
-    probe.of_runs = True
+def measures_all_runs(probe: Callable[[Any], Seen]) -> Callable[[Any], Seen]:
+    """Marks a probe that measures all runs of a stack at once: its StepRecord has (R, ...)
+    everywhere. Any other is shown each run alone."""
+    probe.measures_all_runs = True
     return probe
 
 
@@ -66,12 +66,12 @@ def tags(quantity: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{quantity}/{name}" for name in names)
 
 
-def single(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; others as they are."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
-def together(tensors: Sequence[Tensor], runs: int | None) -> Tensor:
+def stacked_tensors(tensors: Sequence[Tensor], runs: int | None) -> Tensor:
     """L tensors (...), of a stack (R, ...), of one shape -> (L, R, ...); one is not copied."""
     joined = torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
     return joined if runs is not None else joined.unsqueeze(1)
@@ -87,7 +87,10 @@ def alike(tensors: Mapping[Any, Tensor], runs: int | None) -> Groups:
     for name, tensor in tensors.items():
         kind = (tensor.shape, tensor.dtype, tensor.device) if small(tensor, runs) else name
         groups.setdefault(kind, []).append(name)
-    return [(n, single(together([tensors[name] for name in n], runs))) for n in groups.values()]
+    return [
+        (n, at_least_float32(stacked_tensors([tensors[name] for name in n], runs)))
+        for n in groups.values()
+    ]
 
 
 def norms(tensors: Sequence[Tensor], runs: int | None) -> tuple[list[int], Tensor]:
@@ -136,29 +139,29 @@ def rarely(step: int) -> bool:
     return early or (step >= 100 and step // 100 % 5 == 0)
 
 
-def measure(sight: Any, probes: Mapping[str, Callable[[Any], Seen]]) -> tuple[Scalars, Counted]:
-    """Run the probes on one sight of one run: {tag: value} and {tag: (counts, low, high)}."""
-    return measured(sight, probes)[0]
+def measure(record: Any, probes: Mapping[str, Callable[[Any], Seen]]) -> tuple[Scalars, Counted]:
+    """Run the probes on one record of one run: {tag: value} and {tag: (counts, low, high)}."""
+    return measured(record, probes)[0]
 
 
 @torch.no_grad()
 def measured(
-    sight: Any, probes: Mapping[str, Callable[[Any], Seen]]
+    record: Any, probes: Mapping[str, Callable[[Any], Seen]]
 ) -> list[tuple[Scalars, Counted]]:
     """What `measure` gives, of each run in its place. One transfer from the device to the host,
     whatever the number of probes and runs; tags in the order of their quantities and layers."""
-    runs = sight.runs or 1
+    runs = record.runs or 1
     with same_streams():
-        seen = {t: v for probe in probes.values() for t, v in shown(sight, probe).items()}
+        seen = {t: v for probe in probes.values() for t, v in measured_by(record, probe).items()}
         if not seen:
             return [({}, {}) for _ in range(runs)]
-        seen |= spread_of({t: v.values for t, v in seen.items() if isinstance(v, Sample)})
+        seen |= histograms_of({t: v.values for t, v in seen.items() if isinstance(v, Sample)})
         sizes = [t for v in seen.values() if isinstance(v, Norm) for t in v if t is not None]
-        ids, of_ids = norms(sizes, sight.runs) if sizes else ([], None)
+        ids, of_ids = norms(sizes, record.runs) if sizes else ([], None)
         parts = [] if of_ids is None else [of_ids]
         for value in seen.values():
             parts += value if isinstance(value, Histogram) else [value]
-        flat = [single(part).reshape(-1) for part in parts if isinstance(part, Tensor)]
+        flat = [at_least_float32(part).reshape(-1) for part in parts if isinstance(part, Tensor)]
         host = torch.cat(flat).cpu().numpy()
     at = 0
 
@@ -168,7 +171,9 @@ def measured(
         return host[begun:at].reshape(layers, runs, bins)
 
     wanted = {tag: value for tag, value in seen.items() if isinstance(value, Norm)}
-    scalars = told(wanted, dict(zip(ids, range(len(ids)), strict=True)), take(len(ids))[..., 0])
+    scalars = norm_values(
+        wanted, dict(zip(ids, range(len(ids)), strict=True)), take(len(ids))[..., 0]
+    )
     spread: dict[str, tuple] = {}
     for names, value in seen.items():
         names = names if isinstance(names, tuple) else (names,)
@@ -191,7 +196,7 @@ def measured(
     ]
 
 
-def told(
+def norm_values(
     wanted: Mapping[str, Norm], places: Mapping[int, int], sizes: np.ndarray
 ) -> dict[str, list[float]]:
     """{tag: the figure of each run} of norms `sizes` (n, R), whose tensors' ids have `places`."""
@@ -202,7 +207,7 @@ def told(
     return dict(zip(wanted, found.tolist(), strict=True))
 
 
-def spread_of(samples: dict[Tags, Tensor]) -> dict[Tags, Histogram]:
+def histograms_of(samples: dict[Tags, Tensor]) -> dict[Tags, Histogram]:
     """Those of one size at once, whoever wants them."""
     alike: dict[Any, list[Tags]] = {}
     for names, values in samples.items():
@@ -222,27 +227,27 @@ def in_order(tags: tuple[str, ...]) -> list[str]:
     return sorted(tags, key=lambda tag: (quantities.index(tag.partition("/")[0]), tag))
 
 
-def shown(sight: Any, probe: Callable[[Any], Seen]) -> Seen:
-    """What a probe says of a sight; one that knows of no runs is asked of each."""
-    if sight.runs is None or hasattr(getattr(probe, "func", probe), "of_runs"):
-        return probe(sight)
-    found = [probe(of_run(sight, run)) for run in range(sight.runs)]
+def measured_by(record: Any, probe: Callable[[Any], Seen]) -> Seen:
+    """What a probe says of a record; one that knows of no runs is asked of each."""
+    if record.runs is None or hasattr(getattr(probe, "func", probe), "measures_all_runs"):
+        return probe(record)
+    found = [probe(of_run(record, run)) for run in range(record.runs)]
     return {tag: joined([own[tag] for own in found], isinstance(tag, tuple)) for tag in found[0]}
 
 
-def of_run(sight: Any, run: int) -> Any:
+def of_run(record: Any, run: int) -> Any:
     """What was seen of the run in one place of a stack."""
 
     def own(held: Any, *names: str) -> Any:
         tensors = {name: getattr(held, name) for name in names}
         return replace(held, **{n: t[run] for n, t in tensors.items() if t is not None})
 
-    layers = [own(layer, "x", "out", "grad") for layer in sight.layers]
+    layers = [own(layer, "x", "out", "grad") for layer in record.layers]
     parts = {
-        name: {tag: tensor[run] for tag, tensor in getattr(sight, name).items()}
+        name: {tag: tensor[run] for tag, tensor in getattr(record, name).items()}
         for name in ("params", "grads", "updates")
     }
-    return replace(sight, layers=layers, runs=None, **parts)
+    return replace(record, layers=layers, runs=None, **parts)
 
 
 def joined(values: list[Any], layers: bool) -> Any:

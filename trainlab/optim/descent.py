@@ -35,7 +35,9 @@ class Descent(Optimizer):
         raise NotImplementedError
 
 
-def decayed(group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+def add_weight_decay(
+    group: dict[str, Any], params: list[Tensor], grads: list[Tensor]
+) -> list[Tensor]:
     """g + weight_decay w."""
     if not group["weight_decay"]:
         return grads
@@ -70,7 +72,7 @@ class MomentumEMA(Descent):
 
     def move(self, group: dict, params: list, grads: list, states: list[dict]) -> None:
         means = momenta(states, params)
-        torch._foreach_lerp_(means, decayed(group, params, grads), 1 - group["momentum"])
+        torch._foreach_lerp_(means, add_weight_decay(group, params, grads), 1 - group["momentum"])
         torch._foreach_add_(params, means, alpha=-group["lr"])
 
 
@@ -107,7 +109,7 @@ class AnnealedNoise(Descent):
         std = (group["eta"] / (1 + step) ** group["gamma"]) ** 0.5
         noisy = [
             g + std * torch.empty_like(g).normal_(generator=generator)
-            for g in decayed(group, params, grads)
+            for g in add_weight_decay(group, params, grads)
         ]
         torch._foreach_add_(params, noisy, alpha=-group["lr"])
 

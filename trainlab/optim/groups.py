@@ -18,7 +18,7 @@ from trainlab.errors import ConfigError
 FACTOR = re.compile(r"\d*\.?\d+(e[+-]?\d+)?")
 
 
-def groups(
+def parameter_groups(
     model: nn.Module,
     lr: float,
     weight_decay: float,
@@ -70,7 +70,7 @@ def groups(
     ]
 
 
-def decayed(
+def decayed_parameters(
     model: nn.Module, decays: Sequence[str] = (), decay_all: bool = False
 ) -> list[nn.Parameter]:
     """What weight decay acts on, and so penalty.l1, penalty.l2: the matrices (all parameters with

@@ -76,13 +76,17 @@ class Muon(Descent):
         (self._adam if group["adam"] else self._muon)(group, params, grads, states)
 
     def _muon(self, group: dict, params: list, grads: list, states: list[dict]) -> None:
-        means, momentum = momenta(states, params), group["momentum"]
-        torch._foreach_mul_(means, momentum)
-        torch._foreach_add_(means, grads)
-        looks = torch._foreach_add(grads, means, alpha=momentum) if group["nesterov"] else means
+        momentum_buffers, momentum = momenta(states, params), group["momentum"]
+        torch._foreach_mul_(momentum_buffers, momentum)
+        torch._foreach_add_(momentum_buffers, grads)
+        updates = (
+            torch._foreach_add(grads, momentum_buffers, alpha=momentum)
+            if group["nesterov"]
+            else momentum_buffers
+        )
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        for p, look in zip(params, looks, strict=True):
-            matrix = look.flatten(1)
+        for p, update in zip(params, updates, strict=True):
+            matrix = update.flatten(1)
             wide = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
             update = orthogonalised(matrix, group["newton_schulz"]).view_as(p)
             p.add_(update, alpha=-group["lr"] * wide)

@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainlab.observe.capture import Layer, Sight, eager, taps, unmoved
-from trainlab.observe.statistics import Seen, alike, histograms, of_runs, small, tags, together
+from trainlab.observe.capture import Layer, StepRecord, eager, recorded_layers, unmoved
+from trainlab.observe.statistics import (
+    Seen,
+    alike,
+    histograms,
+    measures_all_runs,
+    small,
+    stacked_tensors,
+    tags,
+)
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
 ENOUGH = 1024  # samples that tell a dead unit: one that is active for 1 in 300 is missed by 3 %
@@ -19,8 +27,8 @@ USUAL = 4.0  # the |x| that count where |f'| grows without end
 _flat_below: dict[tuple, Tensor] = {}
 
 
-@of_runs
-def activation(sight: Sight) -> Seen:
+@measures_all_runs
+def activation(record: StepRecord) -> Seen:
     """Mean, std over all elements (pooled), std of each unit over the samples and then averaged,
     the shares of saturated and of zero elements (0 to 1), and a histogram.
 
@@ -28,9 +36,9 @@ def activation(sight: Sight) -> Seen:
     recorded call itself, so every elementwise function has it.
     """
     seen: Seen = {}
-    calls = [layer for layer in sight.layers if layer.elementwise]
-    for layers in calls, [layer for layer in sight.layers if not layer.elementwise]:
-        outs = alike({layer.name: layer.out for layer in layers}, sight.runs)
+    calls = [layer for layer in record.layers if layer.elementwise]
+    for layers in calls, [layer for layer in record.layers if not layer.elementwise]:
+        outs = alike({layer.name: layer.out for layer in layers}, record.runs)
         for names, values in outs:
             figures = moments(values)
             for statistic, figure in zip(("mean", "std", "unit_std"), figures, strict=True):
@@ -38,7 +46,7 @@ def activation(sight: Sight) -> Seen:
             if layers is calls:
                 seen[tags("activation_zero", names)] = share(values == 0)
         seen |= histograms("activation", outs)
-    for group, flat in saturated(calls, sight.runs):
+    for group, flat in saturated(calls, record.runs):
         seen[tags("activation_saturated", [layer.name for layer in group])] = share(flat)
     return seen
 
@@ -91,14 +99,14 @@ def saturated(calls: list[Layer], runs: int | None = None) -> list[tuple[list[La
         return []
     first = [group[0] for group in groups.values()]
     inputs = [
-        layer.x if layer.name in own else together([each.x for each in group], runs)
+        layer.x if layer.name in own else stacked_tensors([each.x for each in group], runs)
         for layer, group in zip(first, groups.values(), strict=True)
     ]
     steep = slopes([layer.again for layer in first], inputs)
     found = []
     for layer, group, slope in zip(first, groups.values(), steep, strict=True):
         flat = slope < flat_below(layer)
-        found.append((group, together([flat], runs) if layer.name in own else flat))
+        found.append((group, stacked_tensors([flat], runs) if layer.name in own else flat))
     return found
 
 
@@ -150,7 +158,7 @@ def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
         model.eval()
         with unmoved(model):
             for x in blocks(batches, int(runs)):
-                with taps(model) as layers:
+                with recorded_layers(model) as layers:
                     model(x)
                 calls = [layer for layer in layers if layer.elementwise]
                 for group, flat in saturated(calls, len(x) if runs else None):
@@ -158,7 +166,7 @@ def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
                     flat = flat.unsqueeze(-1)
                     found = count(flat, samples(flat))
                     units = found == flat.numel() // found.numel()
-                    outs = together([layer.out for layer in group], len(x) if runs else None)
+                    outs = stacked_tensors([layer.out for layer in group], len(x) if runs else None)
                     over = tuple(range(2, outs.dim()))
                     bounded = (outs.amax(over) - outs.amin(over)).isfinite()
                     stuck[names] = units & stuck.get(names, True)

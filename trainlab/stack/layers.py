@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
 from trainlab.stack import random_layers, stacked
-from trainlab.stack.stacked import Stacked, of_runs
+from trainlab.stack.stacked import Stacked, stacked_parameter
 from trainlab.training.randomness import stream
 
 # no weight, and the same for every number: nothing to do
@@ -197,7 +197,7 @@ class Mapped(Stacked):
         self.one = [models[0]]  # in a list, so that its own parameters are not found
         self.names = {name: name.replace(".", "/") for name, _ in models[0].named_parameters()}
         for name, own in self.names.items():
-            self.register_parameter(own, of_runs([m.get_parameter(name) for m in models]))
+            self.register_parameter(own, stacked_parameter([m.get_parameter(name) for m in models]))
 
     def train(self, mode: bool = True) -> nn.Module:
         self.one[0].train(mode)

@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from trainlab.errors import ConfigError
-from trainlab.training.trainer import Trainer, spread
+from trainlab.training.trainer import Trainer, per_run
 
 
 class Lifted:
@@ -122,7 +122,7 @@ def lifted(
     """
     base, args, keywords = unwrapped(functions, what)
     values = {
-        name: of_runs(own_values, like)
+        name: run_values(own_values, like)
         for name, own_values in keywords.items()
         if any(value != own_values[0] for value in own_values)
     }
@@ -142,7 +142,7 @@ def lifted(
 def penalised(functions: Sequence[Callable], like: Tensor) -> Penalty:
     """R penalties of one kind, each with strengths of its own -> one of R runs."""
     base, _, keywords = unwrapped(functions, "penalty")
-    strengths = {name: of_runs(own, like) for name, own in keywords.items() if any(own)}
+    strengths = {name: run_values(own, like) for name, own in keywords.items() if any(own)}
     return Penalty(base, strengths)
 
 
@@ -175,11 +175,11 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def of_runs(values: Sequence[float], like: Tensor) -> Tensor:
+def run_values(values: Sequence[float], like: Tensor) -> Tensor:
     """R numbers -> (R,), where `like` is and of its dtype."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
-def over(values: Any, like: Tensor) -> Any:
+def broadcast_runs(values: Any, like: Tensor) -> Any:
     """(R,) -> what multiplies `like` (R, ...) run by run, in its dtype; a number as it is."""
-    return spread(values.to(like.dtype), like) if isinstance(values, Tensor) else values
+    return per_run(values.to(like.dtype), like) if isinstance(values, Tensor) else values

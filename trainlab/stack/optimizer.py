@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 from trainlab.errors import ConfigError
 from trainlab.stack import rules
 from trainlab.stack.layers import single_name
-from trainlab.stack.lifting import over
+from trainlab.stack.lifting import broadcast_runs
 
 # each number by itself, in proportion to lr; optimizers of our own say `elementwise = True`
 OPTIMIZERS = (
@@ -101,13 +101,13 @@ class Optimizer:
                     continue
                 rules.mask(p.grad, alive)
                 if rules.there(group["weight_decay"]):
-                    p.grad = rules.decayed(p.grad, p, group["weight_decay"])
+                    p.grad = rules.add_weight_decay(p.grad, p, group["weight_decay"])
         self.inner.step()
         old = iter(before)
         for group, lr in zip(self.param_groups, lrs, strict=True):
             for p in group["params"]:
                 start = next(old)
-                torch.addcmul(start, p - start, over(lr, p), out=p)
+                torch.addcmul(start, p - start, broadcast_runs(lr, p), out=p)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's; `alive` and `lived` stand with the first parameter."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from trainlab.stack.lifting import over
-from trainlab.training.trainer import spread
+from trainlab.stack.lifting import broadcast_runs
+from trainlab.training.trainer import per_run
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -23,7 +23,7 @@ def mask(grad: Tensor, alive: Tensor) -> None:
     """Make the gradients of dead runs 0, whatever they are, by their bits; alive (R,) integers of
     the gradient's size, -1 (all bits) or 0."""
     bits = grad.view(alive.dtype)
-    bits &= spread(alive, grad)
+    bits &= per_run(alive, grad)
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def step(rule: Rule, p: Tensor, state: State, group: Group, lr: Tensor, alive: T
     begin(rule, p, state, group)
     if p.device.type != "cpu" or p.numel() <= BLOCK:
         mask(p.grad, alive)
-        rule(p, p.grad, state, group, over(lr, p))
+        rule(p, p.grad, state, group, broadcast_runs(lr, p))
         return
     # a power of two, so that a run that moves by 32 places keeps its place in a block
     rows = 2 ** max(0, (BLOCK // p[0].numel()).bit_length() - 1)
@@ -41,7 +41,7 @@ def step(rule: Rule, p: Tensor, state: State, group: Group, lr: Tensor, alive: T
         own, grad, rate = p[some], p.grad[some], lr[some]
         mask(grad, alive[some])
         held = {k: v[some] if v.dim() else v for k, v in state.items()}
-        rule(own, grad, held, cut(group, some), over(rate, own))
+        rule(own, grad, held, cut(group, some), broadcast_runs(rate, own))
 
 
 def begin(rule: Rule, p: Tensor, state: State, group: Group) -> None:
@@ -71,10 +71,10 @@ def there(value: float | Tensor) -> bool:
     return isinstance(value, Tensor) or value != 0
 
 
-def decayed(grad: Tensor, p: Tensor, decay: float | Tensor) -> Tensor:
+def add_weight_decay(grad: Tensor, p: Tensor, decay: float | Tensor) -> Tensor:
     """g + weight_decay w."""
     if isinstance(decay, Tensor):
-        return torch.addcmul(grad, p, over(decay, p))
+        return torch.addcmul(grad, p, broadcast_runs(decay, p))
     return grad.add(p, alpha=decay)
 
 
@@ -83,9 +83,9 @@ def sgd(p: Tensor, grad: Tensor, state: State, group: Group, lr: Tensor) -> None
     if group["maximize"]:
         grad = -grad
     if there(group["weight_decay"]):
-        grad = decayed(grad, p, group["weight_decay"])
+        grad = add_weight_decay(grad, p, group["weight_decay"])
     if there(group["momentum"]):
-        momentum = over(group["momentum"], p)
+        momentum = broadcast_runs(group["momentum"], p)
         buffer = state["momentum_buffer"].mul_(momentum).add_(grad)
         grad = grad + momentum * buffer if group["nesterov"] else buffer
     p.addcmul_(grad, lr, value=-1)
@@ -100,20 +100,20 @@ def adam(p: Tensor, grad: Tensor, state: State, group: Group, lr: Tensor) -> Non
         grad = -grad
     if there(group["weight_decay"]):
         if group["decoupled_weight_decay"]:
-            p.mul_(1 - lr * over(group["weight_decay"], p))
+            p.mul_(1 - lr * broadcast_runs(group["weight_decay"], p))
         else:
-            grad = decayed(grad, p, group["weight_decay"])
-    mean.lerp_(grad, over(1 - one, p))
+            grad = add_weight_decay(grad, p, group["weight_decay"])
+    mean.lerp_(grad, broadcast_runs(1 - one, p))
     if isinstance(two, Tensor):
-        square.mul_(over(two, p)).addcmul_(grad * over(1 - two, p), grad)
+        square.mul_(broadcast_runs(two, p)).addcmul_(grad * broadcast_runs(1 - two, p), grad)
     else:
         square.mul_(two).addcmul_(grad, grad, value=1 - two)
     if group["amsgrad"]:
         square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
-    root = over((1 - two**step) ** 0.5, p)
+    root = broadcast_runs((1 - two**step) ** 0.5, p)
     # m / c1 / (sqrt(v) / c2 + eps) = (c2 / c1) m / (sqrt(v) + c2 eps)
-    bound = square.sqrt().add_(over(group["eps"], p) * root)
-    p.addcmul_(mean.div(bound), lr * (root / over(1 - one**step, p)), value=-1)
+    bound = square.sqrt().add_(broadcast_runs(group["eps"], p) * root)
+    p.addcmul_(mean.div(bound), lr * (root / broadcast_runs(1 - one**step, p)), value=-1)
 
 
 RULES = {optim.SGD: sgd, optim.Adam: adam, optim.AdamW: adam}

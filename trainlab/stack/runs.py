@@ -16,7 +16,7 @@ from trainlab.stack.random_layers import Drawing
 from trainlab.training.trainer import Trainer, evaluating
 
 UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
-ALIKE = "at", "steps", "accumulate", "monitor", "patience", "smooth"
+ALIKE = "step_count", "steps", "accumulate", "monitor", "patience", "smooth"
 
 
 class Stack:
@@ -77,9 +77,9 @@ class Stack:
     def _add(self, trainers: Sequence[Trainer], like: Tensor) -> None:
         """What a Trainer has beside its arguments."""
         trainer, first = self.trainer, trainers[0]
-        self.begun = first.at
+        self.begun = first.step_count
         self.lost: dict[int | None, tuple[int, str]] = {}  # in an evaluation
-        trainer.at, trainer.train_mode = first.at, first.train_mode
+        trainer.step_count, trainer.set_train_mode = first.step_count, first.set_train_mode
         trainer.diverged = self._diverged  # the others go on
         trainer.evaluate = self._evaluate
         trainer.schedule = lifting.Schedules([t.schedule for t in trainers], trainer)
@@ -88,10 +88,10 @@ class Stack:
         if first.penalty is not None:
             trainer.penalty = lifting.penalised([t.penalty for t in trainers], like)
             trainer.penalised = self._own(first.model)(first.penalised)
-            trainer.extra_row = self._terms
+            trainer.extra_metrics = self._terms
         if first.average is not None:
             trainer.average = type(first.average)(self.model, first.average.rule)
-            trainer.judged = first.judged
+            trainer.eval_weights = first.eval_weights
         state.take_in(trainer, trainers)
 
     @torch.no_grad()
@@ -107,14 +107,17 @@ class Stack:
         told = Trainer.evaluate(self.trainer, batches)
         alive, finite = self.trainer.optimizer.alive, told["loss"].isfinite()
         for place in (alive.cpu() & ~finite).nonzero().flatten().tolist():
-            self.lost[self.ids[place]] = self.trainer.at, f"val/loss = {told['loss'][place]}"
+            self.lost[self.ids[place]] = (
+                self.trainer.step_count,
+                f"val/loss = {told['loss'][place]}",
+            )
         alive &= finite.to(alive.device)
         return told
 
     def _try(self, trainers: Sequence[Trainer]) -> None:
         """One batch through the stack and through each run alone. Raises ConfigError where they
         differ, or where the model draws from torch's global stream."""
-        x, _ = self.batches(self.trainer.at)
+        x, _ = self.batches(self.trainer.step_count)
         model, before = self.model, torch.get_rng_state()
         kept = {name: t.clone() for name, t in model.state_dict().items()}
         with torch.no_grad():
@@ -255,7 +258,7 @@ def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable
         raise ConfigError("precision = fp16: its one scale is for one run; run one by one")
     if forward is None and any(t.forward is not t.model for t in trainers):
         raise ConfigError("channels_last: a stack has its own layout; run one by one")
-    if getattr(first.judged, "args", (None,))[0] is not None:
+    if getattr(first.eval_weights, "args", (None,))[0] is not None:
         raise ConfigError("evaluate.statistics, average.swa: not in a stack; run one by one")
     rules = {repr(getattr(getattr(t.average, "rule", None), "keywords", None)) for t in trainers}
     if len(rules) > 1:

@@ -12,15 +12,15 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
 
-def together(tensors: Sequence[Tensor]) -> Tensor:
+def stack_tensors(tensors: Sequence[Tensor]) -> Tensor:
     """R tensors -> (R, ...), contiguous with the run axis first: in-place buffer updates need
     that."""
     return torch.stack([t.detach() for t in tensors]).contiguous()
 
 
-def of_runs(params: Sequence[nn.Parameter]) -> nn.Parameter:
+def stacked_parameter(params: Sequence[nn.Parameter]) -> nn.Parameter:
     """R parameters -> one, (R, ...); frozen where they are."""
-    return nn.Parameter(together(params), requires_grad=params[0].requires_grad)
+    return nn.Parameter(stack_tensors(params), requires_grad=params[0].requires_grad)
 
 
 def packed(x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Stacked(nn.Module):
         """Make these parameters of the R layers parameters here; None where they have none."""
         for name in names:
             held = [getattr(layer, name) for layer in layers]
-            self.register_parameter(name, None if held[0] is None else of_runs(held))
+            self.register_parameter(name, None if held[0] is None else stacked_parameter(held))
 
 
 class Weighted(Stacked):
@@ -83,7 +83,7 @@ class Weighted(Stacked):
         self.take(layers, "bias")
         for name in (self.G, self.V):
             held = [layer.get_parameter(name.replace("/", ".")) for layer in layers]
-            self.register_parameter(name, of_runs(held))
+            self.register_parameter(name, stacked_parameter(held))
 
     def all_weights(self) -> Tensor:
         """(R * G, ...): of weight norm, g v / |v| of every unit, by torch's own call."""
@@ -154,7 +154,7 @@ class BatchNorm(Stacked):
         self.take(layers, "weight", "bias")
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             held = [getattr(layer, name) for layer in layers]
-            self.register_buffer(name, None if held[0] is None else together(held))
+            self.register_buffer(name, None if held[0] is None else stack_tensors(held))
         self.momentum, self.eps = layers[0].momentum, layers[0].eps
 
     def each(self, x: Tensor) -> Tensor:

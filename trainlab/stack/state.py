@@ -72,7 +72,7 @@ def take_out(
 ) -> None:
     """Give a fresh single Trainer what the run at place `at` holds; `own` is its part of a state of
     the stack."""
-    single.at = trainer.at
+    single.step_count = trainer.step_count
     single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
     single.history[:] = [(step, values[at]) for step, values in trainer.history]
     if trainer.best_value is not None:

@@ -120,7 +120,7 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     trainer.recorded()
     model = trainer.model.state_dict()
     if not all(bool(t.isfinite().all()) for t in model.values()):
-        trainer.diverged(trainer.at, "a weight that is not finite")
+        trainer.diverged(trainer.step_count, "a weight that is not finite")
     tensors = {f"model.{name}": t for name, t in model.items()}
     saved, names = trainer.optimizer.state_dict()["state"], order(trainer)
     optimizer = {
@@ -143,7 +143,7 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if trainer.smoothed is not None:
         tensors["smoothed"] = trainer.smoothed
     best_at = None if trainer.best_step is None else trainer.best_at()
-    numbers = {"at": trainer.at, "best_at": best_at, "history": trainer.history}
+    numbers = {"at": trainer.step_count, "best_at": best_at, "history": trainer.history}
     numbers |= {"record_sizes": list(sizes), "smoothed": trainer.smoothed is not None}
     return tensors, numbers | {"optimizer": optimizer}
 

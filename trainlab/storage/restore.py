@@ -179,7 +179,7 @@ def restore(
     trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
     trainer.smoothed = tensors["smoothed"] if numbers["smoothed"] else None
     trainer.history[:] = [tuple(entry) for entry in numbers["history"]]  # a schedule may hold it
-    trainer.at = numbers["at"]
+    trainer.step_count = numbers["at"]
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")
 

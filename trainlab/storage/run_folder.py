@@ -54,7 +54,7 @@ class Status:
         self.begun = True
 
 
-def told(directory: Path) -> dict[str, Any]:
+def read_status(directory: Path) -> dict[str, Any]:
     """What status.json of a run says; nothing where there is none."""
     with suppress(OSError, ValueError):
         return json.loads((directory / "status.json").read_text())
@@ -63,7 +63,7 @@ def told(directory: Path) -> dict[str, Any]:
 
 def failed(directory: Path, error: Exception) -> None:
     """Leave a status where a run ended before it wrote one."""
-    if not told(directory):
+    if not read_status(directory):
         status = {"state": "failed", "step": 0, "reason": str(error)}
         (directory / "status.json").write_text(json.dumps(status))
 

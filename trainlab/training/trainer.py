@@ -41,7 +41,7 @@ def due(step: int, every: int, early: bool = False) -> bool:
     return every > 0 and (step % every == 0 or (early and step < every and not step & (step + 1)))
 
 
-def spread(values: Tensor, like: Tensor) -> Tensor:
+def per_run(values: Tensor, like: Tensor) -> Tensor:
     """() or (R,) -> a shape that multiplies `like`, (...) or (R, ...), run by run."""
     return values.reshape(values.shape + (1,) * (like.dim() - values.dim()))
 
@@ -51,7 +51,7 @@ def classes_of(y: Tensor) -> Tensor:
     return y.argmax(-1) if y.is_floating_point() else y
 
 
-def hits(logits: Tensor, y: Tensor) -> Tensor:
+def n_correct(logits: Tensor, y: Tensor) -> Tensor:
     """How many of the batch are right, ()."""
     return (logits.argmax(-1) == classes_of(y)).sum(-1)
 
@@ -82,7 +82,9 @@ class Trainer:
         scaler: Any = None,
         accumulate: int = 1,
         validation: Any = None,
-        judged: Callable[["Trainer"], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        eval_weights: Callable[
+            ["Trainer"], contextlib.AbstractContextManager
+        ] = contextlib.nullcontext,
         monitor: str = "val/loss",
         patience: int | None = None,
         smooth: float = 0.0,
@@ -92,13 +94,16 @@ class Trainer:
         self.forward, self.accumulate = forward or model, accumulate
         self.penalty, self.clip, self.constrain = penalty, clip, constrain
         self.average, self.scaler = average, scaler
-        self.validation, self.judged, self.monitor = validation, judged, monitor
+        self.validation, self.eval_weights, self.monitor = validation, eval_weights, monitor
         self.patience, self.smooth = patience, smooth
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.penalised = self.params if penalised is None else penalised
         self.lrs = [group["lr"] for group in optimizer.param_groups]
-        self.train_mode, self.extra_row = nn.Module.train, dict  # how it trains, what it tells
-        self.at = 0
+        self.set_train_mode, self.extra_metrics = (
+            nn.Module.train,
+            dict,
+        )  # how it trains, what it tells
+        self.step_count = 0
         self.record: list[tuple] = []  # (losses, correct, clipped share, B) since the last row
         self.smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
         self.history: list[tuple[int, Any]] = []  # (step, `monitor`) of each evaluation
@@ -115,7 +120,7 @@ class Trainer:
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One update on x (B, ...), y (B,). Returns the objective before it, ()."""
-        factor = self.schedule(self.at, self.steps)
+        factor = self.schedule(self.step_count, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
 
@@ -135,7 +140,7 @@ class Trainer:
             total = closure()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self.at += 1
+        self.step_count += 1
         if self.constrain is not None:
             self.constrain()
         if self.average is not None:
@@ -158,7 +163,7 @@ class Trainer:
                 self._ones = torch.ones_like(total)
             scaled = total if self.scaler is None else self.scaler.scale(total)
             scaled.backward(self._ones)
-            found.append((total, losses.detach(), hits(logits, y_)))
+            found.append((total, losses.detach(), n_correct(logits, y_)))
         return found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True)))
 
     def _clip(self) -> Tensor:
@@ -175,30 +180,30 @@ class Trainer:
 
     def fit(self, every: Every, watch: Watch) -> None:
         """Train from `at` on. Probes look at a step from both sides, the rest happens after it."""
-        self.train_mode(self.model)
+        self.set_train_mode(self.model)
         while not self.ended():
-            x, y = self.batches(self.at)
-            looking = watch.probe is not None and due(self.at, every.probe, early=True)
+            x, y = self.batches(self.step_count)
+            looking = watch.probe is not None and due(self.step_count, every.probe, early=True)
             with watch.probe(self, x, y) if looking else contextlib.nullcontext():
                 self.step(x, y)
             values: dict[str, Tensor] = {}
-            judging = self.at == self.steps or due(self.at, every.evaluate)
+            judging = self.step_count == self.steps or due(self.step_count, every.evaluate)
             if self.validation is not None and judging:
-                with self.judged(self):
+                with self.eval_weights(self):
                     values = self.validate()
             last = self.ended()
-            if last or due(self.at, every.log):
+            if last or due(self.step_count, every.log):
                 values = self.interval() | values
             if values:
-                watch.rows(self.at, values)
-            if last or due(self.at, every.save):
+                watch.rows(self.step_count, values)
+            if last or due(self.step_count, every.save):
                 watch.save(self)
             watch.after(self)
 
     def ended(self) -> bool:
         """Whether all steps are done, or the last `patience` evaluations brought no better one."""
         waited = self.history[-self.patience :] if self.patience else []
-        return self.at >= self.steps or (bool(waited) and self.best_at() < waited[0][0])
+        return self.step_count >= self.steps or (bool(waited) and self.best_at() < waited[0][0])
 
     def recorded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Columns (n,) of `record`, one entry a step; the one place where the host waits.
@@ -212,7 +217,7 @@ class Trainer:
         bad = ~host[0].reshape(len(sizes), -1).isfinite().all(1)
         if bad.any():
             at = int(bad.nonzero()[0])
-            self.diverged(self.at - len(sizes) + at + 1, f"loss = {host[0][at]}")
+            self.diverged(self.step_count - len(sizes) + at + 1, f"loss = {host[0][at]}")
         return *host, torch.tensor(sizes, dtype=torch.float64)
 
     def diverged(self, step: int, what: str) -> None:
@@ -229,7 +234,7 @@ class Trainer:
         self.record.clear()
         lr = torch.as_tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
         seen = {
-            "train/loss": (losses * (spread(sizes, losses) / sizes.sum())).sum(0),
+            "train/loss": (losses * (per_run(sizes, losses) / sizes.sum())).sum(0),
             "train/accuracy": correct.sum(0) / sizes.sum(),
             "optim/lr": lr.cpu(),
         }
@@ -244,9 +249,9 @@ class Trainer:
         at 0 (Kingma and Ba 2015, section 3)."""
         old = torch.zeros_like(losses[:1].sum(0)) if self.smoothed is None else self.smoothed
         ages = torch.arange(len(losses) - 1, -1, -1, dtype=losses.dtype)
-        new = (spread(self.smooth**ages, losses) * losses).sum(0)
+        new = (per_run(self.smooth**ages, losses) * losses).sum(0)
         self.smoothed = self.smooth ** len(losses) * old + (1 - self.smooth) * new
-        return self.smoothed / (1 - self.smooth**self.at)
+        return self.smoothed / (1 - self.smooth**self.step_count)
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> dict[str, Tensor]:
@@ -257,7 +262,7 @@ class Trainer:
                 x, y = batches(step)
                 logits = self.forward(x)
                 loss = loss + self.criterion(logits, y).double() * y.shape[-1]
-                correct = correct + hits(logits, y)
+                correct = correct + n_correct(logits, y)
                 count += y.shape[-1]
         loss, accuracy = torch.stack([loss / count, correct.double() / count]).cpu()
         return {"loss": loss, "accuracy": accuracy}
@@ -268,24 +273,24 @@ class Trainer:
         value = seen[self.monitor] * (-1 if self.monitor.endswith("accuracy") else 1)
         if not seen["val/loss"].isfinite().all():
             self.recorded()  # the first step that was not finite is the better answer
-            self.diverged(self.at, f"val/loss = {seen['val/loss']}")
-        self.history.append((self.at, value.tolist()))
+            self.diverged(self.step_count, f"val/loss = {seen['val/loss']}")
+        self.history.append((self.step_count, value.tolist()))
         if self.best_value is None:
             self.best_value = torch.full_like(value, float("inf"))
             self.best_step = torch.zeros_like(value, dtype=torch.int64)
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
         better = value < self.best_value
         self.best_value = torch.where(better, value, self.best_value)
-        self.best_step = torch.where(better, self.at, self.best_step)
+        self.best_step = torch.where(better, self.step_count, self.best_step)
         if better.any():
             here = better.to(next(iter(self.best.values())).device)
             for name, now in self.model.state_dict().items():
-                torch.where(spread(here, now), now.detach(), self.best[name], out=self.best[name])
+                torch.where(per_run(here, now), now.detach(), self.best[name], out=self.best[name])
         return seen
 
     def best_at(self) -> int:
         """The step of the best weights; of a stack, the latest of its runs'."""
-        return self.at if self.best_step is None else int(self.best_step.max())
+        return self.step_count if self.best_step is None else int(self.best_step.max())
 
 
 @contextlib.contextmanager

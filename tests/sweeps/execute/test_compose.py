@@ -47,4 +47,4 @@ def test_jobs_that_differ_in_values_only_are_one_stack():
             job(epochs=2), job(schedule___target_="other"), job(data__root="elsewhere"),
             job(fault__severity=1), job(fault__severity=1)]  # fmt: skip
     alone = [[place] for place in range(7, 12)]
-    assert partition.groups(jobs) == [[0, 1, 2], [3], [4], [5, 6], *alone]
+    assert partition.stackable_jobs(jobs) == [[0, 1, 2], [3], [4], [5, 6], *alone]

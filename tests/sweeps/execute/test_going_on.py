@@ -107,7 +107,7 @@ def test_a_run_that_is_one_save_ahead_goes_back_to_the_others(tmp_path, whole):
     assert [align_checkpoints.steps(str(f)) for f in folders] == [[35, 20]] * 4
     for folder in folders[1:3]:  # as if killed before they were saved
         (folder / "checkpoints" / "ckpt-00000035.json").unlink()
-    told = align_checkpoints.together({n: str(folder) for n, folder in enumerate(folders)})
+    told = align_checkpoints.align_checkpoints({n: str(folder) for n, folder in enumerate(folders)})
     assert told == [[0, 1, 2, 3]]
     assert [align_checkpoints.steps(str(f)) for f in folders] == [[20]] * 4
     assert not list(folders[0].glob("checkpoints/*35*"))
@@ -219,7 +219,7 @@ def short_of_room(most: int, at: int | None, folders=()):
         step = made.trainer.step
 
         def failing(x, y):
-            if len(trainers) > most and made.trainer.at == at:
+            if len(trainers) > most and made.trainer.step_count == at:
                 raise error
             return step(x, y)
 

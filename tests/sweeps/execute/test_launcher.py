@@ -99,7 +99,7 @@ def test_a_run_that_diverges_ends_alone(tmp_path, capsys):
     assert [s["state"] for s in lost] == ["diverged"] * 2
     told = capsys.readouterr()
     assert "try optim.lr=" in told.err
-    assert "  4 runs: 2 alive, 2 diverged  train/loss" in told.out
+    assert "  4 runs: 2 running, 2 diverged  train/loss" in told.out
 
 
 def test_what_does_not_stack_runs_alone_with_the_reason(tmp_path, capsys):

@@ -24,18 +24,18 @@ def test_a_stack_is_kept_within_what_is_free(tmp_path, monkeypatch):
     bench = bench_of("model.widths=[8]", "data.train_size=64")
     monkeypatch.setattr(memory, "available", lambda device: 20 * memory.per_run(bench))
     plan = planner.planned(bench, 64, 50, tmp_path / "plan.json")
-    assert plan.size == 14 and "14 at a time (50 have no room), about" in plan.told
+    assert plan.size == 14 and "14 at a time (50 have no room), about" in plan.sentence
     assert planner.planned(bench, 64, 12, tmp_path / "plan.json").size == 12
     plan = planner.planned(bench, 64, None, tmp_path / "plan.json")
     assert plan.size <= 4  # 16 was not even tried
-    assert "16:" not in plan.told
+    assert "16:" not in plan.sentence
 
 
 def test_a_plan_for_fewer_jobs_is_made_anew(tmp_path):
     bench, path = bench_of("model.widths=[8]", "data.train_size=64"), tmp_path / "plan.json"
     planner.planned(bench, 2, None, path)
-    assert "as written" in planner.planned(bench, 1, None, path).told
-    assert "ms a run and step" in planner.planned(bench, 3, None, path).told
+    assert "as written" in planner.planned(bench, 1, None, path).sentence
+    assert "ms a run and step" in planner.planned(bench, 3, None, path).sentence
     assert planner.halved(9, path) == 5
     assert planner.planned(bench, 3, None, path).size == 5
 

@@ -28,7 +28,7 @@ def test_gpus_that_are_hidden_are_not_leased(typed, leased, monkeypatch):
 
 
 def test_what_goes_wrong_between_two_jobs_is_told(monkeypatch):
-    begun, real = [], processes.over
+    begun, real = [], processes.must_end
 
     def started(server, task, cfg, gpu):
         process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(cfg * 60,))
@@ -44,7 +44,7 @@ def test_what_goes_wrong_between_two_jobs_is_told(monkeypatch):
 
     monkeypatch.setattr(processes, "Jobs", lambda *_: SimpleNamespace(config=lambda number: number))
     monkeypatch.setattr(processes, "started", started)
-    monkeypatch.setattr(processes, "over", over)
+    monkeypatch.setattr(processes, "must_end", over)
     master = OmegaConf.create(keys.defaults() | {"sweep": {"workers": 2, "timeout": None}})
     with pytest.raises(OSError, match="disk full"):
         processes.launch(None, None, master, [[], []], 0)
@@ -65,7 +65,7 @@ def test_a_job_killed_between_its_end_and_its_result(before, after, tmp_path):
     (folder / "summary.json").write_text(json.dumps(summary))
     processes.lost(processes.Running(None, folder, cfg, None, 0.0), "killed by SIGKILL")
     (result,) = ledger.results(tmp_path)
-    assert result["state"] == after == run_folder.told(folder)["state"]
+    assert result["state"] == after == run_folder.read_status(folder)["state"]
     assert result["reason"] == ("killed by SIGKILL" if before == "running" else "why")
     assert result["monitor"]["value"] == (0.25 if after == "finished" else None)
 

@@ -19,9 +19,9 @@ def clipping(h: History) -> list[Finding]:
     evidence = f"{dict(series)[episode.since]:.0%} of the steps were clipped"
     remedy = f"optim.lr={h.base_lr / 3:.2g} clip.norm=null clip.value=null clip.adaptive=null"
     tag = "optim/clipped"
-    severity = ERROR if h.slow() and h.ignorant(series[-1][0]) else WARNING
+    severity = ERROR if h.not_halved() and h.at_chance(series[-1][0]) else WARNING
     found = Finding("optim.overclipped", severity, "", episode.since, evidence, remedy, tag)
-    return [found if episode.lasts and h.slow() else found.over()]
+    return [found if episode.lasts and h.not_halved() else found.resolved()]
 
 
 def decay_dominates(h: History) -> list[Finding]:

@@ -3,7 +3,7 @@
 from math import inf, isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
-from trainlab.doctor.history import AT_CHANCE, BETTER, History, middle
+from trainlab.doctor.history import AT_CHANCE, BETTER, History, finite_median
 from trainlab.errors import slower
 
 DIVERGED = 3.0  # times the loss at the start, or of the best constant answer
@@ -18,9 +18,9 @@ def lr_too_high(h: History) -> list[Finding]:
     reference = reference if isfinite(reference) else inf
     broken = next((step for step, loss in rows if not isfinite(loss)), None)
     high = next((step for step, loss in rows if loss > DIVERGED * reference), None)
-    leaps = [(step, middle(p.values())) for step, p in h.profiles("update_ratio")]
+    leaps = [(step, finite_median(p.values())) for step, p in h.profiles("update_ratio")]
     if leaps and leaps[0][0] == 1:
-        leaps[0] = (1, leaps[0][1] * h.spur())  # as it would be without warm-up
+        leaps[0] = (1, leaps[0][1] * h.warmup_ratio())  # as it would be without warm-up
     leap = next((step for step, ratio in leaps if ratio > LEAP), None)
     if broken is not None and broken <= 1:
         return []  # before any update: see numeric.nonfinite
@@ -29,9 +29,9 @@ def lr_too_high(h: History) -> list[Finding]:
     elif high is not None and h.unlearned(rows[-1][0]):
         since = high
         evidence = f"loss {dict(rows)[high]:.3g}, {reference:.3g} at the start"
-        if h.ignorant(rows[-1][0]):
+        if h.at_chance(rows[-1][0]):
             evidence += f"; now {rows[-1][1]:.3g} and no better than a constant answer"
-    elif leap is not None and rows and h.ignorant(rows[-1][0]):
+    elif leap is not None and rows and h.at_chance(rows[-1][0]):
         since = leap
         evidence = f"an update at full lr is {dict(leaps)[leap]:.2g} of the weights; usual: 1e-3"
     else:
@@ -48,13 +48,13 @@ def lr_too_low(h: History) -> list[Finding]:
     for step, profile in h.profiles("update_ratio"):
         if h.full_speed(step):
             moved = [ratio for ratio in profile.values() if ratio > 0]
-            looks.append((step, middle(moved) if moved else 0.0))
+            looks.append((step, finite_median(moved) if moved else 0.0))
     episode = h.episode((step, ratio < CRAWL) for step, ratio in looks)
     rows = h.of("train/loss")
     if episode is None or not episode.lasts or len(rows) < 2:
         return []
     first, last = max(rows[0][1], h.start if h.start < inf else 0.0), rows[-1][1]
-    if not (last > min(0.9 * first, h.chance) or h.ignorant(rows[-1][0])):
+    if not (last > min(0.9 * first, h.chance) or h.at_chance(rows[-1][0])):
         return []
     ratio = dict(looks)[episode.since]
     evidence = f"an update is {ratio:.1g} of the weights (usual: 1e-3), loss {first:.3g} to "
@@ -69,7 +69,7 @@ def not_learning(h: History) -> list[Finding]:
     """The last 3 rows are at chance, in loss and accuracy, with most of the training at full
     lr."""
     rows = h.of("train/loss")
-    stuck = [(step, loss >= AT_CHANCE * h.chance and h.ignorant(step)) for step, loss in rows]
+    stuck = [(step, loss >= AT_CHANCE * h.chance and h.at_chance(step)) for step, loss in rows]
     if len(rows) < 3 or not all(bad for _, bad in stuck[-3:]) or not h.full_speed(rows[1][0]):
         return []
     since = max((step for step, bad in stuck if not bad), default=0)
@@ -86,14 +86,14 @@ def loss_spike(h: History) -> list[Finding]:
     floor = 0.3 * (h.chance if h.chance < inf else h.start)
     for place in range(2, len(rows)):
         step, loss = rows[place]
-        usual = middle(v for _, v in rows[max(place - 5, 0) : place])
+        usual = finite_median(v for _, v in rows[max(place - 5, 0) : place])
         if loss > max(SPIKE * usual, floor):
             evidence = f"loss {loss:.3g}, {usual:.3g} in the rows before"
             lr = h.base_lr
             remedy = f"clip.norm=1 or optim.lr={lr / 3:.2g}" if lr else "clip.norm=1"
             found = Finding("loss.spike", WARNING, "", step, evidence, remedy, "train/loss")
             passed = min(v for _, v in rows[place:]) < 1.2 * usual
-            return [found.over() if passed else found]
+            return [found.resolved() if passed else found]
     return []
 
 
@@ -105,7 +105,7 @@ def overfitting(h: History) -> list[Finding]:
         return []
     best, place = min((loss, place) for place, (_, loss) in enumerate(rows))
     since, later = rows[place][0], [loss for _, loss in rows[place:]]
-    now = middle(later[-3:])
+    now = finite_median(later[-3:])
     scale = h.chance if h.chance < inf else h.start
     rising = sum(b > a for a, b in zip(later, later[1:], strict=False)) > 0.5 * (len(later) - 1)
     then, train = h.near("train/loss", since), h.last("train/loss")

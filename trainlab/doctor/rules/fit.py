@@ -54,7 +54,7 @@ def metric_apart(h: History) -> list[Finding]:
     if chance is None or chance > EVEN or h.chance == inf:
         return []
     low = [step for step, loss in rows if loss < 0.3 * h.chance]
-    if len(low) < 3 or not all(h.ignorant(step) for step in low):
+    if len(low) < 3 or not all(h.at_chance(step) for step in low):
         return []
     evidence = f"loss {rows[-1][1]:.3g}, a constant answer has {h.chance:.3g}; accuracy "
     evidence += f"{h.last('train/accuracy'):.2f}"

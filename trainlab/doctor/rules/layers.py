@@ -108,7 +108,7 @@ def saturation(h: History) -> list[Finding]:
             remedy = "init=xavier_normal or norm=batch" if kind in TWO_SIDED else "init=he_normal"
             tag = f"activation_saturated/{layer}"
             one = _told(episode, "act.saturated", WARNING, layer, evidence, remedy, tag)
-            found.append(one if kind in TWO_SIDED or h.slow() else one.harmless())
+            found.append(one if kind in TWO_SIDED or h.not_halved() else one.as_info())
     return _worst(found)
 
 
@@ -128,7 +128,7 @@ def dead_units(h: History) -> list[Finding]:
                 remedy += f" or optim.lr={h.base_lr / 10:.2g}"
             tag = f"activation_dead/{layer}"
             one = _told(episode, "act.dead", severity, layer, evidence, remedy, tag)
-            found.append(one if severity == ERROR or h.slow() else one.harmless())
+            found.append(one if severity == ERROR or h.not_halved() else one.as_info())
     return _worst(found)
 
 
@@ -150,7 +150,7 @@ def dead_signal(h: History) -> list[Finding]:
 
 def _told(episode: Episode, name: str, severity: str, layer: str, *rest: str) -> Finding:
     finding = Finding(name, severity, layer, episode.since, *rest)
-    return finding if episode.lasts else finding.over()
+    return finding if episode.lasts else finding.resolved()
 
 
 def _worst(found: list[Finding]) -> list[Finding]:

@@ -37,7 +37,7 @@ def stale_statistics(h: History) -> list[Finding]:
         evidence += f"{h.near('modes/train_loss', episode.since):.3g} in training mode, same batch"
         tag = "modes/eval_loss"
         found = Finding("norm.mode", WARNING, "", episode.since, evidence, remedy, tag)
-        return [found if episode.lasts else found.over()]
+        return [found if episode.lasts else found.resolved()]
     sizes = h.of("modes/statistics")
     pairs = zip(sizes, sizes[1:], strict=False)
     still = [(s, a == b and (h.near("optim/lr", s) or 0) > 0) for (_, a), (s, b) in pairs]
@@ -51,7 +51,7 @@ def dropout_high(h: History) -> list[Finding]:
     """The loss has not halved, and dropout leaves too few units, or training is far worse with it
     than evaluation without."""
     rate, looks = h.first("modes/dropout"), h.of("modes/train_loss")
-    if rate == 0 or not looks or not h.slow():
+    if rate == 0 or not looks or not h.not_halved():
         return []
     apart = _apart(h, "modes/train_loss", "modes/eval_loss")
     if (rate or 0) > RATE:

@@ -9,7 +9,7 @@ from trainlab.errors import BusyError, CheckpointError
 from trainlab.storage import atomic, checkpoint, restore, run_folder
 
 
-def together(folders: Mapping[int, str | None]) -> list[list[int]]:
+def align_checkpoints(folders: Mapping[int, str | None]) -> list[list[int]]:
     """Job -> the folder it goes on in, if any; gives the jobs that begin at one step, group by
     group. The newest step that all have is taken; where there is none, that of most. A run that
     is ahead of its group goes back to it."""

@@ -42,7 +42,7 @@ def drive(
     OmegaConf.save(master, directory / "multirun.yaml")
     sweep = Sweep(launcher, directory, master, typed)
     more = {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
-    space, taken = Space.of(typed), settings(sampler, master.sweep)
+    space, taken = Space.of(typed), sampler_settings(sampler, master.sweep)
     played(sampler(space, **taken, **more), sweep.run)
     sweep.drop()
     tried, most = len(sweep.folders) // len(sweep.seeds), min(taken.get("trials", 0), space.size)
@@ -60,7 +60,7 @@ def played(asks: Generator[list[Ask], list, None], run: Callable) -> None:
             scores = run(asks.send(scores))
 
 
-def settings(sampler: Callable, typed: Any) -> dict[str, Any]:
+def sampler_settings(sampler: Callable, typed: Any) -> dict[str, Any]:
     """Those of the `sweep.*` settings that a sampler takes."""
     names = inspect.signature(sampler).parameters
     return {key: keys.values(value) for key, value in typed.items() if key in names}
@@ -78,11 +78,11 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) ->
         raise ConfigError(f"-m: {count:.0f} jobs, more than {MOST_JOBS}; sweep over fewer values")
     first = next(sampler(space, **settings), [])
     if first and first[0].until < 1 and not any(within(key, LENGTH) for key in space.keys):
-        judged(cfg, first[0].until)
+        refuse_without_evaluation(cfg, first[0].until)
     return int(count) if "trials" in settings else len(first)
 
 
-def judged(cfg: Any, until: float) -> None:
+def refuse_without_evaluation(cfg: Any, until: float) -> None:
     """Raise ConfigError where no run is judged in the share `until` of its steps."""
     from trainlab.config.build import Door
     from trainlab.data.sources import loaded

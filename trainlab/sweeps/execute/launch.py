@@ -18,10 +18,10 @@ from trainlab.observe.console import Show
 from trainlab.storage import run_folder
 from trainlab.sweeps.execute import align_checkpoints
 from trainlab.sweeps.execute.compose import Jobs
-from trainlab.sweeps.execute.partition import groups, key
+from trainlab.sweeps.execute.partition import key, stackable_jobs
 from trainlab.sweeps.execute.paused import Paused
 from trainlab.sweeps.execute.planner import halved, planned
-from trainlab.sweeps.execute.train_stack import NoRoom, together
+from trainlab.sweeps.execute.train_stack import NoRoom, train_stack
 
 Ended = Callable[[Any, Path, Any], None]
 
@@ -49,9 +49,9 @@ class Launch:
 
     def all(self) -> list[Any]:
         number = 0
-        for structure in groups(self.plain):
+        for structure in stackable_jobs(self.plain):
             folders = {place: self.plain[place].get("resume") for place in structure}
-            for places in align_checkpoints.together(folders):
+            for places in align_checkpoints.align_checkpoints(folders):
                 self.group(number, places)
                 number += 1
         return [self.returns[place] for place in range(len(self.plain))]
@@ -66,7 +66,7 @@ class Launch:
                 asked = self.plain[places[0]]["stack.size"]
                 plan = planned(first.bench, len(places), asked, path)
                 size = plan.size
-                self.show.note(f"stack {number}: {len(places)} runs, {plan.told}")
+                self.show.note(f"stack {number}: {len(places)} runs, {plan.sentence}")
             chunk, places = places[: size or 1], places[size or 1 :]
             try:
                 self.chunk(chunk, first, shared)
@@ -88,12 +88,12 @@ class Launch:
         ready: dict[int, list[int]] = {}  # step -> places; a checkpoint may have been damaged
         for place, outcome in stories.items():
             if isinstance(outcome, Paused):
-                ready.setdefault(outcome.trainer.at, []).append(place)
+                ready.setdefault(outcome.trainer.step_count, []).append(place)
             else:
                 self.end(place, outcome)
         for some in ready.values():
             ended = partial(lambda some, number, outcome: self.end(some[number], outcome), some)
-            together([stories[place] for place in some], self.show, ended)
+            train_stack([stories[place] for place in some], self.show, ended)
         stopped = [p for p in stories if isinstance(self.returns[p].return_value, Stopped)]
         if self.flag.raised is not None or stopped:
             sys.exit(run_folder.EXIT_CODES.get(self.flag.raised, 130))
@@ -125,7 +125,7 @@ class Launch:
 
     def clear(self, place: int) -> None:
         """Let go of what a job that starts again has written; one that went on does so again."""
-        self.returns[place].return_value.told.close()
+        self.returns[place].return_value.phases.close()
         self.returns[place].return_value = None  # and with it the memory
         if self.plain[place]["resume"] is None:
             shutil.rmtree(self.folder(place))
@@ -143,7 +143,7 @@ class Shared:
         """A story up to where it trains; of another task, the whole of it."""
         if getattr(told, "func", None) is not phases.train:
             return told(cfg, directory, door, choices)
-        chapters = phases.chapters(cfg, directory, door, choices, self.prepare, self.check)
+        chapters = phases.phases(cfg, directory, door, choices, self.prepare, self.check)
         return Paused.at_fit(chapters, lambda: self.latest)
 
     def prepare(self, cfg: Any, door: Any) -> Any:

@@ -49,7 +49,7 @@ def digest(config: dict[str, Any], *more: Any) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def told(sweep: Path) -> dict[str, Any]:
+def read_manifest(sweep: Path) -> dict[str, Any]:
     """sweep.json; nothing where there is none."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((sweep / "sweep.json").read_text())
@@ -77,7 +77,7 @@ def newest(runs: Path, digest: str) -> Path | None:
     found = [
         path.parent
         for path in runs.glob("*/sweep.json")
-        if told(path.parent).get("digest") == digest
+        if read_manifest(path.parent).get("digest") == digest
     ]
     return max(found, key=lambda path: (path / "sweep.json").stat().st_mtime, default=None)
 
@@ -134,7 +134,7 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
         kind = "" if isinstance(outcome, TrainlabError) else f"{type(outcome).__name__}: "
         reason = " ".join(f"{kind}{outcome}".split())
         run_folder.failed(directory, outcome)
-    elif run_folder.told(directory).get("state") != "finished":
+    elif run_folder.read_status(directory).get("state") != "finished":
         state, reason = "failed", "ended without a status"
     record(directory, cfg, state, reason)
 
@@ -142,7 +142,7 @@ def ended(outcome: Any, directory: Path, cfg: Any) -> None:
 def recovered(folder: Path) -> None:
     """Keep what became of a job whose process died between its end and its result. Raises
     BusyError where somebody went on with it as another run."""
-    status = run_folder.told(folder)
+    status = run_folder.read_status(folder)
     if status.get("state") in ("finished", *LOST) and (files := configs(folder)):
         first, cfg = OmegaConf.load(files[0]), OmegaConf.load(files[-1])
         if digest(keys.values(first)) != digest(keys.values(cfg)):
@@ -153,7 +153,7 @@ def recovered(folder: Path) -> None:
 
 def paused_at(folder: Path) -> float | None:
     """The share of its steps at which a job waits to be gone on with; None: it does not."""
-    if run_folder.told(folder).get("state") != "paused":
+    if run_folder.read_status(folder).get("state") != "paused":
         return None
     found = re.search(r"^pause_at: (\S+)$", configs(folder)[-1].read_text(), re.MULTILINE)
     return float(found[1])
@@ -164,7 +164,7 @@ def last(folder: Path, tag: str) -> float | None:
     ConfigError where there is none: nothing could be chosen by it."""
     figures = [float(row[tag]) for row in metrics_log.rows(folder / "metrics.jsonl") if tag in row]
     if not figures:
-        at = run_folder.told(folder)["step"]
+        at = run_folder.read_status(folder)["step"]
         text = f"evaluate.every: {folder} paused at step {at}, before its first {tag}"
         raise ConfigError(f"{text}; evaluate more often, or start with a larger share")
     return figures[-1] if math.isfinite(figures[-1]) else None
@@ -204,7 +204,7 @@ def record(directory: Path, cfg: Any, state: str, reason: str = "") -> None:
         value = last(directory, config["monitor"])
     result |= {"results": reached} if reached else {}
     result["monitor"] = {"name": config["monitor"], "value": value}
-    result["steps"] = summary.get("steps", run_folder.told(directory).get("step", 0))
+    result["steps"] = summary.get("steps", run_folder.read_status(directory).get("step", 0))
     result["seconds"] = summary.get("seconds")
     write_once(sweep / "results" / f"{result['digest']}.json", result)
 
@@ -226,7 +226,7 @@ def varied(directory: Path, cfg: Any) -> dict[str, Any]:
     lines = yaml.safe_load(files[-1].read_text())
     typed = dict(line.partition("=")[::2] for line in lines)
     found = {}
-    for key in told(directory.parent).get("axes", {}):
+    for key in read_manifest(directory.parent).get("axes", {}):
         value = OmegaConf.select(cfg, key)
         group = isinstance(value, dict) or OmegaConf.is_dict(value) or value is None
         found[key] = typed[key] if group else keys.values(value)

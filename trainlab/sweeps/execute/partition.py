@@ -39,7 +39,7 @@ def within(name: str, roots: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{root}.") for root in roots)
 
 
-def groups(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def stackable_jobs(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """The places of the jobs of each stack, in the order in which they come first: one structure,
     and one `pause_at`. A planted fault may lie where no stack looks: such a job is alone."""
     found: dict[str, list[int]] = {}

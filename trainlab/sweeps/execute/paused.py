@@ -18,7 +18,7 @@ from trainlab.training.trainer import Every, Trainer, Watch
 class Paused:
     """A story of `chapters` at the place where it trains."""
 
-    told: Iterator[Any]
+    phases: Iterator[Any]
     trainer: Trainer
     every: Every
     watch: Watch
@@ -26,15 +26,15 @@ class Paused:
     random: Any  # where the global random streams stand, which others are opened after
 
     @classmethod
-    def at_fit(cls, told: Iterator[Any], bench: Callable[[], Any]) -> "Paused":
+    def at_fit(cls, phases: Iterator[Any], bench: Callable[[], Any]) -> "Paused":
         with silent():
-            return cls(told, *next(told), bench(), randomness.random_state())
+            return cls(phases, *next(phases), bench(), randomness.random_state())
 
     def end(self, error: BaseException | None = None) -> Any:
         """Tell the rest: the summary, or the exception that ends it."""
         try:
             with silent():
-                next(self.told) if error is None else self.told.throw(error)
+                next(self.phases) if error is None else self.phases.throw(error)
         except StopIteration as end:
             return end.value
         except Exception as raised:

@@ -25,7 +25,7 @@ ROOM = 0.7  # of the free memory, at most
 @dataclass(frozen=True)
 class Plan:
     size: int
-    told: str
+    sentence: str
 
 
 def planned(bench: Any, runs: int, asked: int | None, path: Path) -> Plan:
@@ -65,7 +65,7 @@ def timed(bench: Any, sizes: list[int]) -> dict[int, float]:
             if costs and (WARM + TIMED) * size * min(costs.values()) > PATIENCE:
                 break
             try:
-                trainers[size] = together(bench, size)
+                trainers[size] = stack_of_copies(bench, size)
                 costs[size] = once(trainers[size]) / size
             except (ConfigError, RuntimeError):  # not of this structure, or not in this memory
                 trainers.pop(size, None)
@@ -82,11 +82,11 @@ def timed(bench: Any, sizes: list[int]) -> dict[int, float]:
 def cost(bench: Any, size: int) -> float:
     """Seconds of a run and step of `size` runs together, the fastest of ROUNDS; 1 is alone."""
     with torch.random.fork_rng(devices=[]):
-        trainer = together(bench, size)
+        trainer = stack_of_copies(bench, size)
         return min(once(trainer) for _ in range(ROUNDS)) / size
 
 
-def together(bench: Any, size: int) -> Trainer:
+def stack_of_copies(bench: Any, size: int) -> Trainer:
     """The Trainer of so many runs of this structure, each with an order of its own."""
     trainers = [bench.fresh(plain=True) for _ in range(size)]
     for trainer, seed in zip(trainers, range(size), strict=True):
@@ -102,12 +102,12 @@ def once(trainer: Trainer) -> float:
     device = trainer.params[0].device
     cuda = device.type == "cuda"
     clock = time.perf_counter if cuda or torch.get_num_threads() > 1 else time.thread_time
-    trainer.train_mode(trainer.model)
+    trainer.set_train_mode(trainer.model)
     for step in range(WARM + TIMED):
         if step == WARM:
             torch.cuda.synchronize(device) if cuda else None
             begun = clock()
-        trainer.step(*trainer.batches(trainer.at))
+        trainer.step(*trainer.batches(trainer.step_count))
     torch.cuda.synchronize(device) if cuda else None
     trainer.record.clear()
     return (clock() - begun) / TIMED

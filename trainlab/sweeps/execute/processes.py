@@ -71,7 +71,7 @@ def launch(
                 return [None] * len(overrides)
             wait([r.process.sentinel for r in running], LOOK)
             for each in running[:]:
-                if over(each, master.sweep.timeout):
+                if must_end(each, master.sweep.timeout):
                     running.remove(each)  # first: `stop` has no use for a closed process
                     each.process.close()
     finally:
@@ -119,7 +119,7 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)  # as the sweep itself: what is on the disk stands
 
 
-def over(running: Running, timeout: float | None) -> bool:
+def must_end(running: Running, timeout: float | None) -> bool:
     """Whether a process is done with; it is killed where it hangs. What it lost is kept."""
     code, reason = running.process.exitcode, ""
     if code is None and timeout is not None:
@@ -133,7 +133,7 @@ def over(running: Running, timeout: float | None) -> bool:
     if code < 0:
         reason = reason or f"killed by {signal.Signals(-code).name}"
         lost(running, reason)
-    elif code and run_folder.told(running.folder).get("state") != "stopped":
+    elif code and run_folder.read_status(running.folder).get("state") != "stopped":
         lost(running, f"its process ended with code {code}")
     return True
 
@@ -144,7 +144,7 @@ def lost(running: Running, reason: str) -> None:
     ledger.recovered(folder)
     names = {result["folder"] for result in ledger.results(folder.parent)}
     if folder.name not in names and (folder / ".hydra" / "overrides.yaml").exists():
-        status = run_folder.told(folder) | {"state": "failed", "reason": reason}
+        status = run_folder.read_status(folder) | {"state": "failed", "reason": reason}
         atomic.write_json(folder / "status.json", status)
         ours = OmegaConf.masked_copy(running.cfg, [key for key in running.cfg if key != "hydra"])
         ledger.ended(TrainlabError(reason), folder, ours)

@@ -22,7 +22,7 @@ from trainlab.sweeps.execute.paused import Paused, forward_of, silent
 from trainlab.training.trainer import Trainer, Watch
 
 
-class Empty(Exception):
+class AllRunsEnded(Exception):
     """No run is left in the stack."""
 
 
@@ -33,7 +33,7 @@ class NoRoom(Exception):
 Ended = Callable[[int, Any], None]
 
 
-def together(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
+def train_stack(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
     """Train them; `ended(number, outcome)` is called as soon as a job has its summary, or the
     exception that ended it. NoRoom, with all stories closed, where the memory was too small."""
     if any(job.trainer.ended() for job in jobs):  # killed between its last step and its summary
@@ -41,12 +41,12 @@ def together(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
             if job.trainer.ended():
                 ended(number, job.alone())
         left = [number for number, job in enumerate(jobs) if not job.trainer.ended()]
-        together([jobs[n] for n in left], show, lambda n, outcome: ended(left[n], outcome))
+        train_stack([jobs[n] for n in left], show, lambda n, outcome: ended(left[n], outcome))
         return
     crew = None
     try:
         if len(jobs) > 1:
-            crew = Crew(jobs, show, ended)
+            crew = StackRun(jobs, show, ended)
     except (ConfigError, RuntimeError) as error:  # what torch.func cannot map
         if memory.too_little(error):
             raise no_room(jobs, error) from error
@@ -62,11 +62,11 @@ def no_room(jobs: Sequence[Paused], error: BaseException) -> NoRoom:
     """What to raise when `jobs` did not fit; closes their stories."""
     for job in jobs:
         with silent():
-            job.told.close()
+            job.phases.close()
     return NoRoom(f"out of memory with {len(jobs)} runs ({str(error).splitlines()[0]})")
 
 
-class Crew:
+class StackRun:
     """The runs of one stack, each with its own rows, probes, checkpoints and end."""
 
     def __init__(self, jobs: Sequence[Paused], show: Any, ended: Ended):
@@ -81,7 +81,7 @@ class Crew:
         self.saved, self.cost = time.monotonic(), 0.0  # when, and what it took
         for job in jobs:
             job.trainer.forward = eager(job.trainer.model) if eager else job.trainer.model
-            job.trainer.extra_row = dict  # the stack's rows have these figures already
+            job.trainer.extra_metrics = dict  # the stack's rows have these figures already
         self.measured = {
             name: job.bench.door(node)
             for job in jobs[:1]
@@ -94,9 +94,9 @@ class Crew:
         trainer, watch = self.stack.trainer, Watch(self.rows, None, self.save, self.after)
         if self.measured:
             watch = replace(watch, probe=self.probe)
-        self.show.start(trainer.at, trainer.steps)
+        self.show.start(trainer.step_count, trainer.steps)
         try:
-            with contextlib.suppress(Empty):
+            with contextlib.suppress(AllRunsEnded):
                 trainer.fit(self.jobs[0].every, watch)
         except Exception as error:
             if memory.too_little(error):
@@ -123,7 +123,7 @@ class Crew:
 
             found = dead_units(self.jobs[0].bench, trainer, runs=True)
             values = values | {f"activation_dead/{name}": share for name, share in found.items()}
-        values = values | trainer.extra_row()
+        values = values | trainer.extra_metrics()
         columns = {tag: torch.as_tensor(value).tolist() for tag, value in values.items()}
         for run, (at, what) in stack.diverged_at().items():
             if run not in self.outcomes:
@@ -139,7 +139,7 @@ class Crew:
                 self.leave(run)
         inside = self.inside()
         if not inside:
-            raise Empty
+            raise AllRunsEnded
         told = [self.own(columns, run) for run in inside]
         middle = {tag: median(row[tag] for row in told) for tag in told[0]}
         self.show.lead = self.count()
@@ -154,7 +154,7 @@ class Crew:
             kinds.get(type(outcome), "failed") if isinstance(outcome, Exception) else "done"
             for outcome in self.outcomes.values()
         )
-        told = [f"{len(self.inside())} alive", *(f"{n} {state}" for state, n in ended.items())]
+        told = [f"{len(self.inside())} running", *(f"{n} {state}" for state, n in ended.items())]
         return f"{len(self.jobs)} runs: {', '.join(told)}  "
 
     def own(self, columns: dict[str, Any], run: int) -> dict[str, float]:
@@ -175,14 +175,16 @@ class Crew:
         single = self.jobs[run].trainer
         self.jobs[run].watch.save(single)
         self.end(run)
-        self.show.note(f"{self.keeper(run).directory.name}: stopped early at step {single.at}")
+        self.show.note(
+            f"{self.keeper(run).directory.name}: stopped early at step {single.step_count}"
+        )
 
     def take_out(self, run: int) -> Trainer:
         """The run's own Trainer, as it is now in the stack; its dropout stream is torch's."""
         single = self.jobs[run].trainer
         stream = self.stack.take_out(run, single)
         torch.set_rng_state(stream.get_state())
-        self.keeper(run).status.step = single.at
+        self.keeper(run).status.step = single.step_count
         return single
 
     def keeper(self, run: int) -> Any:
@@ -193,7 +195,7 @@ class Crew:
         for run in self.inside():
             self.write(run, self.jobs[run].watch.save)
         if not self.inside():
-            raise Empty
+            raise AllRunsEnded
 
     def write(self, run: int, save: Callable[[Trainer], None]) -> None:
         """A checkpoint of one run, which ends where a loss or weight of it is not finite."""
@@ -210,8 +212,12 @@ class Crew:
         if self.signal() is not None or first.pauses(trainer):
             for run in self.inside():
                 self.write(run, self.keeper(run).save_now)
-            self.show.note(f"{len(self.inside())} runs at step {trainer.at}, checkpoints saved")
-            raise run_folder.stopped(self.signal(), trainer.at, first.directory)  # each has its own
+            self.show.note(
+                f"{len(self.inside())} runs at step {trainer.step_count}, checkpoints saved"
+            )
+            raise run_folder.stopped(
+                self.signal(), trainer.step_count, first.directory
+            )  # each has its own
         if time.monotonic() - self.saved > max(first.seconds, 50 * self.cost):
             begun = time.monotonic()
             self.save(trainer)
@@ -223,17 +229,17 @@ class Crew:
 
     def stopped(self, run: int) -> Stopped | Held:
         """The line that says how this run goes on."""
-        at, directory = self.stack.trainer.at, self.keeper(run).directory
+        at, directory = self.stack.trainer.step_count, self.keeper(run).directory
         return run_folder.stopped(self.signal(), at, directory)
 
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:
         """One look into all runs at once."""
-        from trainlab.observe.capture import stepping
+        from trainlab.observe.capture import capture_step
         from trainlab.observe.statistics import measured, write
 
-        with stepping(trainer, x, y, runs=len(self.stack.ids)) as sight:
+        with capture_step(trainer, x, y, runs=len(self.stack.ids)) as record:
             yield
-        seen = measured(sight, self.measured)
+        seen = measured(record, self.measured)
         for run in self.inside():
-            write(self.keeper(run).log, trainer.at, *seen[self.stack.place(run)])
+            write(self.keeper(run).log, trainer.step_count, *seen[self.stack.place(run)])

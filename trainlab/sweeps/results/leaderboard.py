@@ -57,7 +57,7 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
     return told
 
 
-def judged(directory: Path, result: Result) -> Result:
+def with_verdicts(directory: Path, result: Result) -> Result:
     """A run that was only checked has no figure: what failed and warned is its `reason`."""
     path = directory / result["folder"] / "verdicts.json"
     if result["state"] != "finished" or result.get("results") or not path.exists():
@@ -89,7 +89,7 @@ def table(found: Sequence[Result]) -> Any:
     ordered = settings(found)
     keys = list(dict.fromkeys(key for setting in ordered for key in setting.values))
     made = table_of("rank", "job", "state", *keys, "val loss", "val accuracy", "s")
-    checked = [r for r in found if r["state"] == "finished" and r["reason"]]  # of `judged`
+    checked = [r for r in found if r["state"] == "finished" and r["reason"]]  # of `with_verdicts`
     if checked:
         made.add_column("verdicts")
     more = f"{len(ordered) - TOP} more in leaderboard.csv" if len(ordered) > TOP else None
@@ -145,7 +145,7 @@ class Watcher:
         self.begun = time.monotonic()
         self.ended: dict[str, Result] = {}
         self.before = len(self.new())  # of an earlier start of the same sweep
-        self.told = False  # how long the rest takes
+        self.rest_shown = False  # how long the rest takes
         self.live: Any = None
         self.table: Any = ""  # before the first has ended
 
@@ -168,7 +168,9 @@ class Watcher:
                 with contextlib.suppress(ValueError, OSError):
                     if name.endswith(".json"):
                         path = self.directory / "results" / name
-                        self.ended[name] = judged(self.directory, json.loads(path.read_text()))
+                        self.ended[name] = with_verdicts(
+                            self.directory, json.loads(path.read_text())
+                        )
                         found.append(self.ended[name])
         return found
 
@@ -185,8 +187,8 @@ class Watcher:
         for place, result in enumerate(new, len(self.ended) - len(new) + 1):
             self.console.print(self.line(place, result), markup=False)
         # once, and not while the runs of a stack end one after another
-        if not (self.told or new) and self.before < len(self.ended) != self.jobs:
-            self.told = True
+        if not (self.rest_shown or new) and self.before < len(self.ended) != self.jobs:
+            self.rest_shown = True
             self.console.print(self.progress())
 
     def line(self, place: int, result: Result) -> str:
@@ -218,8 +220,8 @@ def close(directory: Path, quiet: bool) -> None:
     from trainlab.observe import hparams
     from trainlab.sweeps.results import spread, verdict
 
-    found = [judged(directory, result) for result in ledger.results(directory)]
-    sweep = ledger.told(directory)
+    found = [with_verdicts(directory, result) for result in ledger.results(directory)]
+    sweep = ledger.read_manifest(directory)
     if not found:
         return
     nuisance = sweep.get("nuisance", ())
