@@ -1,4 +1,5 @@
-"""The front door: check what was typed, make the folder, then import torch and tell the story.
+"""The front door: a command; or check what was typed, make the folder, import torch and tell the
+story.
 
 `python -m trainlab` and the `trainlab` script. hydra.main would make folders for bad values and
 compose three times; its parts are called here instead, once each.
@@ -17,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainlab import __version__, errors
-from trainlab.config import words
+from trainlab import __version__, cli, errors
+from trainlab.config import keys, words
 from trainlab.storage import run_folder
 
 RUNS = Path("runs")
@@ -60,10 +61,14 @@ def run(*overrides: str) -> dict[str, Any]:
 
 
 def _asked(argv: Sequence[str]) -> int:
+    if argv and re.fullmatch(r"[^-=][^=]*", argv[0]):
+        command = cli.command(argv[0], (*keys.KEYS, *words.groups()))
+        if command is not None:
+            return command(argv[1:])
     if {"--help", "-h"} & set(argv):
         from trainlab.config import hints
 
-        print(hints.help_text())
+        print(hints.help_text(cli.commands().values()))
         return 0
     if "--version" in argv:
         from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""`python -m trainlab.cli.compare`: what differs between runs, and what came out."""
+"""`python -m trainlab compare`: what differs between runs, and what came out."""
 
 import json
 import re
@@ -12,6 +12,7 @@ import yaml
 from forked import finish
 from ledgers import keep, result
 
+from trainlab.__main__ import main
 from trainlab.cli import compare
 from trainlab.storage import run_folder
 
@@ -182,22 +183,22 @@ def test_a_wrong_folder_is_one_line(tmp_path, capsys, monkeypatch, typed, told):
             (tmp_path / name / "config.yaml").write_text(text)
     if typed == [".", "b"]:
         shutil.rmtree(tmp_path / "b")
-    assert compare.main(typed) == 2
+    assert main(["compare", *typed]) == 2
     err = capsys.readouterr().err
     assert told in err
     assert err.count("\n") == 1
 
 
-def test_without_runs_it_says_what_it_does(capsys):
-    assert compare.main([]) == 2
-    assert compare.main(["--help"]) == 0
-    assert "python -m trainlab.cli.compare RUN RUN" in capsys.readouterr().out
+@pytest.mark.parametrize("argv, code", [(["compare"], 2), (["compare", "--help"], 0)])
+def test_without_runs_it_says_what_it_does(capsys, argv, code):
+    assert main(argv) == code
+    assert capsys.readouterr().out.startswith("`trainlab compare RUN RUN...`: which settings")
 
 
 def test_it_starts_without_torch(runs):
     code = (
-        "import sys\nfrom trainlab.cli.compare import main\n"
-        f"code = main([{str(runs / 'a')!r}, {str(runs / 'c')!r}])\n"
+        "import sys\nfrom trainlab.__main__ import main\n"
+        f"code = main(['compare', {str(runs / 'a')!r}, {str(runs / 'c')!r}])\n"
         "print('torch' in sys.modules, 'hydra' in sys.modules, 'scipy' in sys.modules, code)"
     )
     times = []

@@ -287,6 +287,26 @@ def test_help_lists_every_word_and_key(capsys):
         assert all(word in text for word in (group, *options))
     assert all(f"  {key}=" in text for key in keys.SPINE)
     assert text.count("  python -m trainlab") == 6
+    assert "  trainlab compare RUN RUN...    which settings of runs differ, and what" in text
+
+
+@pytest.mark.parametrize(
+    "typed, says",
+    [
+        ("compar a b", "compar: no such command; did you mean trainlab compare?"),
+        ("Compare", "Compare: no such command; did you mean trainlab compare?"),
+        ("compile", "compile: a setting is key=value"),  # a key, nearer than the command
+        ("seed=1 compare", "compare: a setting is key=value"),  # only a first argument is one
+        ("cli", "cli: a setting is key=value"),
+        ("compose", "compose: a setting is key=value"),  # a file beside it that is no command
+    ],
+)
+def test_a_first_argument_that_is_nearly_a_command(typed, says, capsys):
+    assert main(typed.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("trainlab: error[config]: ")
+    assert says in err
+    assert err.count("\n") == 1
 
 
 def test_the_runs_folder_says_what_was_typed(told, tmp_path):

@@ -1,4 +1,4 @@
-"""`python -m trainlab.cli.compare RUN RUN...`: which settings of runs differ, and what came out.
+"""`trainlab compare RUN RUN...`: which settings of runs differ, and what came out.
 A folder of a sweep stands for its runs. Reads files only: torch is not imported.
 
 Settings are compared as values: 1e-3 is 0.001. Of a sweep the test split is shown for the best on
@@ -8,16 +8,14 @@ one it is shown for each. The best of a sweep is its leaderboard's: a setting wi
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trainlab import errors
 from trainlab.config import keys
-from trainlab.errors import plain
+from trainlab.errors import ConfigError, plain
 from trainlab.storage import run_folder
 from trainlab.sweeps.execute.partition import OF_NO_RUN, within
 
@@ -25,23 +23,15 @@ WIDE = 4  # runs, up to which each has a column; more have a row each
 MISSING = ""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code; a wrong folder is one line on stderr."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if not argv or {"-h", "--help"} & set(argv):
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code. Raises ConfigError for a wrong folder."""
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
-        return 0 if argv else 2
-    try:
-        runs = [run for text in argv for run in found(Path(text))]
-        if len(runs) < 2:
-            raise errors.ConfigError(f"{argv[0]}: one run; give another folder to compare it with")
-        named = len(argv) == len(runs)
-        show(runs, named)
-    except errors.TrainlabError as error:
-        print(errors.one_line(error), file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader left, as in `| head`
-        sys.stderr.close()
+        return 0 if arguments else 2
+    runs = [run for text in arguments for run in found(Path(text))]
+    if len(runs) < 2:
+        raise ConfigError(f"{arguments[0]}: one run; give another folder to compare it with")
+    show(runs, named=len(arguments) == len(runs))
     return 0
 
 
@@ -53,7 +43,7 @@ def found(folder: Path) -> list[Path]:
     inside |= {path.parent.parent for path in folder.glob("*/.hydra/config.yaml")}
     if not inside:
         what = "no run there (no config.yaml)" if folder.is_dir() else "no such folder"
-        raise errors.ConfigError(f"{folder}: {what}; give the folder of a run or of a sweep")
+        raise ConfigError(f"{folder}: {what}; give the folder of a run or of a sweep")
 
     def number(path: Path) -> tuple[float, str]:
         digits = re.match(r"\d+", path.name)
@@ -117,7 +107,7 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise errors.ConfigError(f"{path}: cannot be read ({reason}); give another run") from error
+        raise ConfigError(f"{path}: cannot be read ({reason}); give another run") from error
 
 
 def _number(value: Any) -> Any:
@@ -218,7 +208,3 @@ def _print(title: str, names: Sequence[str], rows: Mapping[str, Sequence[Any]]) 
     for column in table.columns:
         column.overflow = "fold"  # what is cut may be what differs
     Show().console.print(table, markup=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

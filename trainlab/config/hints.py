@@ -126,9 +126,13 @@ def not_a_sweep(key: str, text: str) -> str:
     return "one value, or -m for several runs"
 
 
-def help_text() -> str:
-    """The page of --help: the words, the keys, six commands worth copying."""
+def help_text(commands: Iterable[tuple[str, str]]) -> str:
+    """The page of --help: lines worth copying, the commands (how each is typed, what it does), the
+    words, the keys."""
     lines = ["trainlab: train a network and see inside. Settings are key=value.", "", EXAMPLES, ""]
+    lines += ["Commands (`python -m trainlab` and `trainlab` are the same; each has its --help):"]
+    lines += [f"  {typed:<30} {does}" for typed, does in commands]
+    lines += [""]
     lines += ["Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"]
     for group, options in words.groups().items():
         on = words.several(words.usual().get(group))
