@@ -129,7 +129,7 @@ def by_trainer(bench, steps: int) -> float:
     from trainlab.training.trainer import Every, Watch
 
     trainer = bench.fresh()
-    trainer.validation, trainer.steps = None, steps
+    trainer.change(validation=None, steps=steps)
     trainer.batches(0), trainer.step(*trainer.batches(0)), trainer.record.clear()
     begun = time.perf_counter()
     trainer.fit(Every(log=50), Watch())
@@ -201,7 +201,7 @@ def probe(n: int) -> None:
         def run(every: int, bench=bench, steps=steps) -> float:
             with tempfile.TemporaryDirectory() as folder, Log(Path(folder), 0) as log:
                 trainer = bench.fresh()
-                trainer.validation, trainer.steps = None, steps
+                trainer.change(validation=None, steps=steps)
                 watch = Watch(probe=probes(bench, log))
                 trainer.step(*trainer.batches(0))
                 begun = time.perf_counter()

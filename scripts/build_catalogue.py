@@ -85,7 +85,7 @@ def in_double(bench: phases.Bench, seed: int) -> Trainer:
     bench.cfg.seed = seed
     trainer = bench.fresh()
     bench.cfg.seed = 0
-    trainer.batches, trainer.steps = bench.fresh().batches, STEPS
+    trainer.change(batches=bench.fresh().batches, steps=STEPS)
     trainer.model.double()
     for batches in (trainer.batches, trainer.validation):
         batches.preprocess = batches.preprocess.to(bench.device, torch.float64)

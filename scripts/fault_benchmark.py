@@ -114,10 +114,11 @@ def again(lines: tuple[str, ...]) -> dict[str, Any]:
         watch.watch(trainer)
         if not losses[-1].isfinite():
             break
-    criterion, trainer.criterion = trainer.criterion, functional.cross_entropy
+    criterion = trainer.criterion
+    trainer.change(criterion=functional.cross_entropy)
     with torch.no_grad():
         seen = trainer.evaluate(trainer.validation)
-    trainer.criterion = criterion
+    trainer.change(criterion=criterion)
     final = {name: float(value) for name, value in seen.items()}
     final["train_loss"] = float(torch.stack(losses[-20:]).mean())
     return {"final": final, "published": watch.names(trainer)}

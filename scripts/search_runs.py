@@ -83,6 +83,7 @@ class Runs:
             trainer.record.clear()
             if trainer.step_count in self.marks or trainer.step_count == trainer.steps:
                 seen = trainer.evaluate(Repeated(self.bench.in_order(splits.val), group.ids))
+                trainer.not_finite(trainer, trainer.step_count, "val/loss", seen["loss"])
                 alive = trainer.optimizer.alive
                 for own, loss, good in zip(settings, seen["loss"], alive, strict=True):
                     self.losses.setdefault(own, {})[trainer.step_count] = (

@@ -34,7 +34,7 @@ def single(bench, own: dict, dtype=torch.float64) -> Trainer:
     for batches in (trainer.batches, trainer.validation):
         batches.preprocess = batches.preprocess.to(torch.device("cpu"), dtype)
     if trainer.average is not None:
-        trainer.average = type(trainer.average)(trainer.model, trainer.average.rule)
+        trainer.change(average=trainer.average.of(trainer.model))
     return trainer
 
 

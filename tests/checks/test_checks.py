@@ -22,7 +22,8 @@ from trainlab.checks.parameters import parameters
 from trainlab.checks.penalty import penalty
 from trainlab.checks.tools import floor, no_dropout
 from trainlab.errors import ConfigError, NonFiniteError
-from trainlab.optim.penalty import elastic
+from trainlab.optim.penalty import Elastic
+from trainlab.training.trainer import Extras
 
 CHECKS = {
     check.__name__: check
@@ -162,14 +163,14 @@ def test_initial_loss_warns_where_outputs_contradict_the_labels(fresh_of, cluste
 
 def test_penalty(fresh_of):
     assert "with penalty.l2=0.01, expected +" in penalty(fresh_of()).saw
-    assert penalty(fresh_of(penalty=partial(elastic, l1=0.0, l2=1e-4))).status == PASS
+    assert penalty(fresh_of(extras=Extras(penalty=Elastic(l2=1e-4)))).status == PASS
 
-    class Twice(partial):  # applies the strength twice
+    class Twice(Elastic):  # applies the strength twice
         def __call__(self, params):
             return 2 * super().__call__(params)
 
-    assert penalty(fresh_of(penalty=Twice(elastic, l1=0.0, l2=1e-2))).status == FAIL
-    assert penalty(fresh_of(penalty=lambda params: 0)).status == SKIPPED
+    assert penalty(fresh_of(extras=Extras(penalty=Twice(l2=1e-2)))).status == FAIL
+    assert penalty(fresh_of(extras=Extras(penalty=lambda params: 0))).status == SKIPPED
 
 
 # parameters

@@ -104,8 +104,9 @@ def test_data_card_names_equal_twice_normalised_and_sorted_samples():
     def twice():
         trainer = fresh()()
         plain = trainer.batches
-        trainer.batches = lambda step: ((plain(step)[0] - 4.9) / 6, plain(step)[1])
-        trainer.validation = None
+        trainer.change(
+            batches=lambda step: ((plain(step)[0] - 4.9) / 6, plain(step)[1]), validation=None
+        )
         return trainer
 
     assert "normalised twice" in data_card(twice).advice

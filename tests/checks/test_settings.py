@@ -107,7 +107,7 @@ def test_modes_are_silent_where_norms_are_frozen_on_purpose():
 
 
 def evaluates(trainer):
-    trainer.set_train_mode = nn.Module.eval
+    trainer.change(set_train_mode=nn.Module.eval)
 
 
 def stale(trainer):
@@ -209,7 +209,7 @@ def test_optimizer_passes(typed):
 def test_a_schedule_in_the_wrong_unit():
     def fast(trainer):
         whole = trainer.schedule
-        trainer.schedule = lambda step, steps: whole(min(30 * step, steps), steps)
+        trainer.change(schedule=lambda step, steps: whole(min(30 * step, steps), steps))
 
     assert optimizer(spoilt(fast)).cause == "sched.wrong_unit"
 

@@ -18,7 +18,9 @@ def trained(*words: str, every: int = 10):
     trainer = bench_of(*SMALL, *words).fresh()
     randomness.seed_everything(0, "dropout")
     rows = {}
-    watch = Watch(rows=lambda step, values: rows.setdefault(step, values | trainer.extra_metrics()))
+    watch = Watch(
+        rows=lambda step, values: rows.setdefault(step, values | trainer.extra_metrics(trainer))
+    )
     trainer.fit(Every(log=10, evaluate=every), watch)
     return trainer, rows
 

@@ -28,7 +28,7 @@ from trainlab.probes.activation import activation, dead
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
-from trainlab.training.trainer import Every, Trainer, Watch
+from trainlab.training.trainer import Every, Extras, Trainer, Watch
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update, "weight": weight}
 
@@ -263,7 +263,7 @@ def clipped(grads, params):
 def test_watched_steps_train_the_same_bits(kind, optimizer, clip):
     states = []
     for every in (0, 1):
-        trainer, losses = trainer_of(kind, optimizer, clip=clip), []
+        trainer, losses = trainer_of(kind, optimizer, extras=Extras(clip=clip)), []
         watch = Watch(
             lambda step, row, losses=losses: losses.append(row["train/loss"]),
             partial(probe_step, PROBES, Nowhere()),
@@ -282,7 +282,7 @@ def test_watched_steps_train_the_same_bits(kind, optimizer, clip):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "shortcut"])
 def test_a_step_shows_what_a_pass_of_its_own_shows(kind, optimizer, clip):
-    trainer = trainer_of(kind, optimizer, clip=clip)
+    trainer = trainer_of(kind, optimizer, extras=Extras(clip=clip))
     x, y = trainer.batches(0)
     for p in trainer.params:
         p.grad = torch.ones_like(p)  # of the step before
@@ -304,14 +304,15 @@ def test_a_step_shows_what_a_pass_of_its_own_shows(kind, optimizer, clip):
 @pytest.mark.parametrize("how", ["accumulate", "forward", "scaler"])
 def test_what_is_no_plain_step_gets_a_pass_of_its_own(how, monkeypatch):
     passes = []
-    trainer = trainer_of("mlp", **{"accumulate": {"accumulate": 2}}.get(how, {}))
+    ways = {
+        "accumulate": {"accumulate": 2},
+        "forward": {"extras": Extras(forward=lambda x: trainer.model(x))},
+        "scaler": {"extras": Extras(scaler=torch.amp.GradScaler("cpu"))},
+    }
+    trainer = trainer_of("mlp", **ways[how])
     monkeypatch.setattr(
         "trainlab.observe.capture.capture", lambda *a: passes.append(a) or capture(*a)
     )
-    if how == "forward":
-        trainer.forward = lambda x: trainer.model(x)
-    if how == "scaler":
-        trainer.scaler = torch.amp.GradScaler("cpu")
     x, y = trainer.batches(0)
     with capture_step(trainer, x, y) as record:
         trainer.step(x, y)

@@ -19,7 +19,7 @@ def test_ema_is_the_bias_corrected_average():
     average = averaging.start({"w": torch.full((3, 2), 99.0).double(), "n": torch.tensor(0)})
     m = torch.zeros(3, 2, dtype=torch.float64)
     for step, weights in enumerate(path(40), 1):
-        averaging.ema(average, weights, step, decay=0.9)
+        averaging.Ema(0.9)(average, weights, step)
         m = 0.9 * m + 0.1 * weights["w"]
         torch.testing.assert_close(average["w"], m / (1 - 0.9**step), rtol=1e-12, atol=1e-12)
         assert int(average["n"]) == step
@@ -28,7 +28,7 @@ def test_ema_is_the_bias_corrected_average():
 def test_swa_is_the_plain_mean_from_its_beginning_on():
     average, seen = averaging.start(next(path(1))), []
     for step, weights in enumerate(path(20), 1):
-        averaging.swa(average, weights, step, 20, begin=0.75)
+        averaging.Swa(20, 0.75)(average, weights, step)
         seen.append(weights["w"])
         expected = seen[-1] if step <= 15 else torch.stack(seen[15:]).mean(0)
         torch.testing.assert_close(average["w"], expected, rtol=1e-12, atol=1e-12)
@@ -37,7 +37,7 @@ def test_swa_is_the_plain_mean_from_its_beginning_on():
 def test_swa_averages_at_least_the_last_step():
     average = averaging.start(next(path(1)))
     for step, weights in enumerate(path(3), 1):
-        averaging.swa(average, weights, step, 3, begin=0.99)
+        averaging.Swa(3, 0.99)(average, weights, step)
     torch.testing.assert_close(average["w"], weights["w"])
 
 
@@ -50,7 +50,7 @@ def test_swa_is_torchs_averaged_model():
             for p in model.parameters():
                 p.add_(torch.randn_like(p))
         theirs.update_parameters(model)
-        averaging.swa(average, dict(model.named_parameters()), step, 8, begin=0.0)
+        averaging.Swa(8, 0.0)(average, dict(model.named_parameters()), step)
     for mine, their in zip(average.values(), theirs.module.parameters(), strict=True):
         torch.testing.assert_close(mine, their.detach())
 
@@ -58,11 +58,11 @@ def test_swa_is_torchs_averaged_model():
 def test_the_average_is_taken_up_from_its_tensors_alone():
     whole = averaging.start(next(path(1)))
     for step, weights in enumerate(path(30), 1):
-        averaging.ema(whole, weights, step, decay=0.99)
+        averaging.Ema(0.99)(whole, weights, step)
         if step == 11:
             again = {name: t.clone() for name, t in whole.items()}
         elif step > 11:
-            averaging.ema(again, weights, step, decay=0.99)
+            averaging.Ema(0.99)(again, weights, step)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 

@@ -34,20 +34,19 @@ def theirs(steps, scheduler, **keys):
 @settings(deadline=None)
 @given(st.sampled_from(WORDS), st.integers(1, 500), st.floats(0, 0.99))
 def test_every_word_stays_in_0_1_at_every_step(word, steps, warmup):
-    make = schedule_of(word)
-    for factors in ([make(k, steps) for k in range(steps)],
-                    [make(k, steps, warmup=warmup) for k in range(steps)]):  # fmt: skip
+    for make in (schedule_of(word), schedule_of(word, warmup=warmup)):
+        factors = [make(k, steps) for k in range(steps)]
         assert all(0 <= factor <= 1 for factor in factors)  # false for nan
         assert max(factors) > 0
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_any_warms_up_and_then_runs_over_what_is_left(word):
-    make = schedule_of(word)
-    seen = [make(k, 50, warmup=0.2) for k in range(50)]
-    first = make(0, 40, warmup=0.0)  # up to where the schedule itself begins, without a jump
+    warm, plain = schedule_of(word, warmup=0.2), schedule_of(word, warmup=0.0)
+    seen = [warm(k, 50) for k in range(50)]
+    first = plain(0, 40)  # up to where the schedule itself begins, without a jump
     assert seen[:10] == pytest.approx([(k + 1) / 10 * first for k in range(10)])
-    assert seen[10:] == [make(k, 40, warmup=0.0) for k in range(40)]
+    assert seen[10:] == [plain(k, 40) for k in range(40)]
     assert words.literals("schedule", word)["schedule.warmup"] == pytest.approx(
         0.1 if word in ("warmup_cosine", "warmup_stable_decay", "inverse_sqrt") else 0.0
     )
@@ -156,14 +155,15 @@ def test_plateau_is_torchs_reduce_on_plateau(values, patience, cooldown, thresho
     for step, value in enumerate(values):
         reduce.step(value)
         history.append((step, value))
-        mine = schedule.plateau(step, len(values), history=history, final=0.03, **keys)
+        mine = schedule.plateau(final=0.03, **keys).rule(step, len(values), history=history)
         assert mine == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
 def test_plateau_falls_after_patience_and_not_before():
     flat = [(k, 1.0) for k in range(7)]
-    assert schedule.plateau(0, 1, history=flat[:6], patience=5) == 1.0
-    assert schedule.plateau(0, 1, history=flat, patience=5) == 0.1
+    plateau = schedule.plateau(patience=5)
+    assert plateau.rule(0, 1, history=flat[:6]) == 1.0
+    assert plateau.rule(0, 1, history=flat) == 0.1
 
 
 def test_the_key_warmup_is_seen_from_outside():

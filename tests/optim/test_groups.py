@@ -197,7 +197,7 @@ def test_penalty_l2_equals_sgds_weight_decay_on_what_decays():
             x = torch.randn(12, 1, 4, 4, dtype=torch.float64)
             loss = nn.functional.cross_entropy(model(x), torch.arange(12) % 3)
             if strength:
-                loss = loss + penalty.elastic(acting, l2=strength)
+                loss = loss + penalty.Elastic(l2=strength)(acting)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

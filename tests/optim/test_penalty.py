@@ -13,7 +13,7 @@ def test_l2_equals_sgd_weight_decay():
         optimizer = torch.optim.SGD([w], lr=0.1, weight_decay=decay)
         for _ in range(50):
             optimizer.zero_grad()
-            ((w - 3).abs().sum() + penalty.elastic([w], l2=strength)).backward()
+            ((w - 3).abs().sum() + penalty.Elastic(l2=strength)([w])).backward()
             optimizer.step()
         ends.append(w.detach())
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
@@ -22,9 +22,9 @@ def test_l2_equals_sgd_weight_decay():
 
 def test_l1_is_the_sum_of_absolute_values_and_pulls_with_constant_strength():
     w = torch.tensor([[1.0, -2.0], [0.0, 0.5]], dtype=torch.float64, requires_grad=True)
-    value = penalty.elastic([w, w[:1]], l1=0.1)
+    value = penalty.Elastic(l1=0.1)([w, w[:1]])
     assert float(value.detach()) == pytest.approx(0.1 * (3.5 + 3.0))
-    (grad,) = torch.autograd.grad(penalty.elastic([w], l1=0.1), w)
+    (grad,) = torch.autograd.grad(penalty.Elastic(l1=0.1)([w]), w)
     torch.testing.assert_close(grad, 0.1 * w.detach().sign())
 
 
@@ -40,7 +40,7 @@ def test_both_are_scikit_learns_elastic_net():
 
     def objective(w):
         rest = (x @ w - y).square().mean() / 2
-        return float(rest + penalty.elastic([w], l1=0.15, l2=0.15))
+        return float(rest + penalty.Elastic(l1=0.15, l2=0.15)([w]))
 
     for _ in range(200):
         near = best + 1e-3 * torch.randn(5, dtype=torch.float64)

@@ -12,7 +12,7 @@ from trainlab.observe.statistics import measure
 from trainlab.probes.activation import activation
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
-from trainlab.training.trainer import Every, Trainer, Watch
+from trainlab.training.trainer import Every, Extras, Trainer, Watch
 
 PROBES = {"activation": activation, "gradient": gradient, "update": update}
 SMALL = ["model.widths=[16,12]", "batch_size=64", "schedule=constant"]
@@ -111,7 +111,9 @@ def step_of(model, forward=None):
     torch.manual_seed(1)
     x, y = torch.randn(20, 6), torch.randint(0, 6, (20,))
     optimizer, log = torch.optim.SGD(model.parameters(), lr=0.1), Kept()
-    trainer = Trainer(model, F.cross_entropy, optimizer, lambda s: (x, y), 1, forward=forward)
+    trainer = Trainer(
+        model, F.cross_entropy, optimizer, lambda s: (x, y), 1, extras=Extras(forward=forward)
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     looks = Watch(probe=lambda trainer, x, y: probe_step(PROBES, log, trainer, x, y))
     trainer.fit(Every(probe=1), looks)

@@ -16,7 +16,7 @@ from published_symptoms import RIGHT
 def trained(*overrides, spoil=None, watched=True, steps=150):
     """The names found, and the weights at the end."""
     trainer = bench_of("seed=0", *overrides).fresh()
-    trainer.steps = steps
+    trainer.change(steps=steps)
     if spoil:
         spoil(trainer)
     published = rules.Published()
@@ -36,7 +36,7 @@ def trained(*overrides, spoil=None, watched=True, steps=150):
 
 def lr_times(factor):
     def spoil(trainer):
-        trainer.lrs = [lr * factor for lr in trainer.lrs]
+        trainer.change(lrs=[lr * factor for lr in trainer.lrs])
 
     return spoil
 
@@ -56,13 +56,13 @@ def dead(trainer):
 
 def summed(trainer):
     criterion = trainer.criterion
-    trainer.criterion = lambda logits, y: y.shape[-1] * criterion(logits, y)
+    trainer.change(criterion=lambda logits, y: y.shape[-1] * criterion(logits, y))
 
 
 def negated(trainer):
     criterion = trainer.criterion
-    trainer.criterion = lambda logits, y: -criterion(logits, y)
-    trainer.lrs = [1e-4 * lr for lr in trainer.lrs]  # so that it stays finite
+    lrs = [1e-4 * lr for lr in trainer.lrs]  # so that it stays finite
+    trainer.change(criterion=lambda logits, y: -criterion(logits, y), lrs=lrs)
 
 
 @pytest.mark.parametrize("overrides", [(), ("model=cnn", "norm=batch", "model.dropout=0.3")])

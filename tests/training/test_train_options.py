@@ -1,6 +1,5 @@
 """What a recipe may ask of the Trainer beside the plain step."""
 
-import copy
 import json
 
 import pytest
@@ -12,7 +11,7 @@ from trainlab.errors import ConfigError
 from trainlab.experiment import regularisation
 from trainlab.storage import checkpoint, restore
 from trainlab.training import randomness
-from trainlab.training.trainer import n_correct
+from trainlab.training.trainer import Extras, n_correct
 
 
 @pytest.mark.parametrize("parts", [2, 3, 50])
@@ -20,9 +19,11 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch(parts):
     trainers = [trainer_of(steps=4, accumulate=n, validation=None) for n in (1, parts)]
     for trainer in trainers:
         trainer.model.double()
-        trainer.penalty = lambda params: sum(p.square().sum() for p in params)
         whole = trainer.batches
-        trainer.batches = lambda step, whole=whole: (whole(step)[0].double(), whole(step)[1])
+        trainer.change(
+            penalty=lambda params: sum(p.square().sum() for p in params),
+            batches=lambda step, whole=whole: (whole(step)[0].double(), whole(step)[1]),
+        )
     rows = [fit(trainer, log=1) for trainer in trainers]
     for one, many in zip(*(t.model.parameters() for t in trainers), strict=True):
         assert torch.allclose(one, many, rtol=1e-10, atol=1e-14)
@@ -97,16 +98,13 @@ class Average:
         self.total = state["total"]
 
 
-OPTIONS = {"clip": clip, "smooth": 0.9, "patience": 2, "accumulate": 2}
+OPTIONS = {"smooth": 0.9, "patience": 2, "accumulate": 2}
 
 
 def test_every_option_goes_on_from_its_checkpoint_bit_for_bit():
     def new():
-        trainer = trainer_of(
-            steps=20, average=Average(), **copy.deepcopy(OPTIONS), monitor="val/loss"
-        )
-        trainer.scaler = regularisation.scaler(torch.device("cpu"), trainer.optimizer)
-        return trainer
+        extras = Extras(clip=clip, average=Average(), scaler=torch.amp.GradScaler("cpu"))
+        return trainer_of(steps=20, **OPTIONS, monitor="val/loss", extras=extras)
 
     whole = new()
     rows = fit(whole, log=6, evaluate=4)
@@ -139,10 +137,9 @@ def test_every_precision_learns_and_keeps_float32_weights_and_losses(precision):
     products = "tf32" if precision == "tf32" else "ieee"
     assert torch.backends.cudnn.conv.fp32_precision == products
     assert torch.backends.mkldnn.matmul.fp32_precision == products
-    trainer = trainer_of(steps=60, lr=0.05, validation=batches_of())
-    trainer.forward = regularisation.forward(trainer.model, precision, False, False)
-    if precision == "fp16":
-        trainer.scaler = regularisation.scaler(torch.device("cpu"), trainer.optimizer)
+    scaler = torch.amp.GradScaler("cpu") if precision == "fp16" else None
+    trainer = trainer_of(steps=60, lr=0.05, validation=batches_of(), extras=Extras(scaler=scaler))
+    trainer.change(forward=regularisation.forward(trainer.model, precision, False, False))
     first, *_, last = [row for _, row in fit(trainer, log=5)]
     randomness.join("cpu", 1)
     assert trainer.params[0].dtype == torch.float32

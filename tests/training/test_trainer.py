@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step():
         x, y = good(step)
         return (x * float("nan"), y) if step == 6 else (x, y)
 
-    trainer.batches = batches
+    trainer.change(batches=batches)
     with pytest.raises(
         NonFiniteError, match=r"loss = nan at step 7 of 20, with lr 0.1: .*optim.lr=0.01"
     ):
@@ -168,7 +168,7 @@ def test_evaluation_leaves_every_modules_own_mode():
 
 def test_the_closure_serves_lbfgs():
     trainer = trainer_of(steps=5, lr=1.0, optimizer=torch.optim.LBFGS)
-    trainer.batches = lambda step: batches_of()(0)  # always the same batch
+    trainer.change(batches=lambda step: batches_of()(0))  # always the same batch
     first, *_, last = [float(v["train/loss"]) for _, v in fit(trainer, log=1)]
     assert first == pytest.approx(
         0.75, abs=0.2
@@ -185,6 +185,6 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training():
         return x * float("nan"), y
 
     batches.per_epoch = 3
-    trainer.validation = batches
+    trainer.change(validation=batches)
     with pytest.raises(NonFiniteError, match="val/loss = nan at step 2 of 4"):
         fit(trainer, log=0, evaluate=2)

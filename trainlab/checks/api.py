@@ -29,7 +29,7 @@ from trainlab.checks.symmetry import symmetry
 from trainlab.checks.tools import no_classes
 from trainlab.errors import ConfigError
 from trainlab.training.randomness import random_state, restore_random_state
-from trainlab.training.trainer import Trainer, evaluating
+from trainlab.training.trainer import Extras, Trainer, evaluating
 
 
 def check(
@@ -69,11 +69,13 @@ def check(
         "baselines": baselines,
     }
 
+    extras = Extras(step=step or functools.partial(_plain_step, model, loss, optimizer))
+
     def fresh() -> Trainer:
         initial.restore()
-        trainer = Trainer(model, loss, optimizer, lambda position: (x.clone(), y.clone()), steps=1)
-        trainer.step = step or functools.partial(_plain_step, model, loss, optimizer)
-        return trainer
+        return Trainer(
+            model, loss, optimizer, lambda position: (x.clone(), y.clone()), 1, extras=extras
+        )
 
     with contextlib.ExitStack() as undo, torch.enable_grad():
         undo.callback(restore_random_state, *random)

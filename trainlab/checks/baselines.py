@@ -52,7 +52,7 @@ def baselines(fresh: Fresh) -> Verdict:
 
 def _losses(trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[float]:
     """The loss on x, y, dropout off, before the first of STEPS steps and after every EVERY-th."""
-    trainer.steps = max(trainer.steps, 4 * STEPS)  # the lr of a short run would have ended
+    trainer.change(steps=max(trainer.steps, 4 * STEPS))  # the lr of a short run would have ended
     parts = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
     for step in range(STEPS + 1):
         if step % EVERY == 0:

@@ -3,7 +3,6 @@
 B batch.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import images
 from trainlab.data.batches import Batches
-from trainlab.optim.groups import rest
+from trainlab.optim.groups import TrainMode
 from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, SETTLE = 128, 4  # batches that batch-norm statistics are settled on
@@ -61,9 +60,9 @@ def modes(fresh: Fresh) -> Verdict:
 def _in_training(trainer: Trainer) -> str:
     """Which modules do not train in a training step, or whose running statistics stand still; in
     words, or nothing."""
-    model, freeze = trainer.model, _patterns(trainer.set_train_mode)
-    model.train()
-    rest(model, freeze)
+    model, given = trainer.model, trainer.set_train_mode
+    proper = given if isinstance(given, TrainMode) else TrainMode()
+    proper(model)
     expected = {name: m.training for name, m in model.named_modules()}
     trainer.set_train_mode(model)
     before = {n: _statistics(m) for n, m in _running(model)}
@@ -78,12 +77,6 @@ def _in_training(trainer: Trainer) -> str:
         n for n, m in _running(model) if expected[n] and torch.equal(before[n], _statistics(m))
     ]
     return f"running statistics stand still: {', '.join(still[:3])}" if still else ""
-
-
-def _patterns(train_mode: Callable) -> Sequence[str]:
-    """groups.freeze, where the trainer was given it."""
-    args = getattr(train_mode, "args", ())
-    return args[0] if args and not isinstance(args[0], str) else ()
 
 
 def _running(model: nn.Module) -> list[tuple[str, nn.Module]]:

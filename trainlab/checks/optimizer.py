@@ -88,9 +88,9 @@ def _sizes(fresh: Fresh) -> list[float]:
 def _first(fresh: Fresh, factor: float, decay: bool = True) -> Update:
     """The first step at `factor` times lr, also without weight decay and penalty."""
     trainer = fresh()
-    trainer.schedule = lambda step, steps: factor
+    trainer.change(schedule=lambda step, steps: factor)
     if not decay:
-        trainer.penalty = None
+        trainer.change(penalty=None)
         for group in trainer.optimizer.param_groups:
             group.update({"weight_decay": 0.0} if "weight_decay" in group else {})
     before = [p.detach().clone() for p in _weights(trainer)]
@@ -197,7 +197,7 @@ def noisy(fresh: Fresh, factor: float) -> str:
 def _trial(trainer: Trainer, factor: float, joined: int) -> tuple[float, float]:
     """The loss on 256 images before and after STEPS steps of `joined` batches each."""
     x, y = images(trainer, 256)
-    trainer.schedule = lambda step, steps: factor * min((step + 1) / RAMP, 1)
+    trainer.change(schedule=lambda step, steps: factor * min((step + 1) / RAMP, 1))
     losses = []
     for steps in (0, STEPS):
         trainer.set_train_mode(trainer.model)

@@ -75,8 +75,8 @@ def overfit(fresh: Fresh) -> Verdict:
 
 def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float, factor: float = 1.0) -> Fit:
     """Up to STEPS steps at `factor` times lr; the device is asked every EVERY steps only."""
-    trainer.penalty, trainer.schedule = None, lambda step, steps: 1.0
-    trainer.lrs = [lr * factor for lr in trainer.lrs]
+    lrs = [lr * factor for lr in trainer.lrs]
+    trainer.change(penalty=None, schedule=lambda step, steps: 1.0, lrs=lrs)
     for group, lr in zip(trainer.optimizer.param_groups, trainer.lrs, strict=True):
         group["lr"] = lr
         if "weight_decay" in group:

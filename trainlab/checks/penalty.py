@@ -1,12 +1,13 @@
 """Does the loss rise by exactly the penalty? Named by conf/preflight/."""
 
+from dataclasses import asdict
 from functools import partial
 
 import torch
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
 from trainlab.checks.tools import no_dropout
-from trainlab.optim.penalty import elastic
+from trainlab.optim.penalty import Elastic
 
 TRIAL = 1e-2  # where no penalty is set
 
@@ -19,10 +20,10 @@ def penalty(fresh: Fresh) -> Verdict:
     trainer, verdict = fresh(), partial(Verdict, "penalty")
     x, y = trainer.batches(0)
     if trainer.penalty is None:
-        trainer.penalty = partial(elastic, l1=0.0, l2=TRIAL)
-    strengths = getattr(trainer.penalty, "keywords", {})
-    if getattr(trainer.penalty, "func", None) is not elastic or set(strengths) != {"l1", "l2"}:
-        return verdict(SKIPPED, "the penalty is not trainlab.optim.penalty.elastic")
+        trainer.change(penalty=Elastic(l2=TRIAL))
+    if not isinstance(trainer.penalty, Elastic):
+        return verdict(SKIPPED, "the penalty is not trainlab.optim.penalty.Elastic")
+    strengths = asdict(trainer.penalty)
     with no_dropout(trainer.model):
         z = trainer.model(x).detach()
     without = trainer.criterion(z, y)

@@ -152,8 +152,10 @@ def sweep(bench: Bench, low: float, high: float, steps: int) -> Curve:
     """
     trainer = bench.fresh()
     axis = np.linspace(math.log10(low), math.log10(high), steps)
-    trainer.steps = steps + 1
-    trainer.schedule = lambda step, _: 10 ** axis[min(step, steps - 1)] / bench.cfg.optim.lr
+    trainer.change(
+        steps=steps + 1,
+        schedule=lambda step, _: 10 ** axis[min(step, steps - 1)] / bench.cfg.optim.lr,
+    )
     seed_everything(bench.cfg.seed, "dropout")
     trainer.set_train_mode(trainer.model)
     losses: list[float] = []

@@ -5,7 +5,6 @@ values.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -27,10 +26,10 @@ from trainlab.observe.console import Show
 from trainlab.observe.metrics_log import Log
 from trainlab.storage import atomic, checkpoint, run_folder
 from trainlab.training import randomness
-from trainlab.training.trainer import Every, Trainer, Watch
+from trainlab.training.trainer import PLAIN, Every, Extras, Trainer, Watch
 
 # keys and sections that add to the plain step
-EXTRAS = "penalty", "clip", "constraint", "average", "precision", "compile", "channels_last"
+ADDED = "penalty", "clip", "constraint", "average", "precision", "compile", "channels_last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,33 +82,38 @@ class Bench:
         batches.augment = None if plain else self.augment()  # after init: the same weights
         model.to(self.device)
         refuse_single(model, len(train), size, cfg.accumulate)
+        optimizer = self.door(cfg.optim)(self.parameters(model))
+        steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
         trainer = Trainer(
             model,
             self.door(cfg.loss),
-            self.door(cfg.optim)(self.parameters(model)),
+            optimizer,
             batches,
-            min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62),
+            steps,
             schedule=self.door(cfg.schedule),
             accumulate=cfg.accumulate,
             validation=self.in_order(self.splits.val),
             monitor=cfg.monitor,
             patience=cfg.early_stop.patience,
             smooth=cfg.log.smooth,
+            extras=self.extras(model, optimizer, steps, plain),
         )
-        if "history" in inspect.signature(trainer.schedule).parameters:
-            trainer.schedule = partial(trainer.schedule, history=trainer.history)
-        if self.asked(*EXTRAS) or cfg.groups.freeze or cfg.evaluate.statistics != "ema":
-            from trainlab.experiment.regularisation import (
-                regularise,  # and with it what most runs do without
-            )
-
-            values = {name: keys.values(cfg[name]) for name in (*EXTRAS, "groups")}
-            values["statistics"] = cfg.evaluate.statistics
-            values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
-            regularise(trainer, self.in_order(train).inputs, **values)
         if cfg.get("fault"):
             self.door(cfg.fault)(trainer)
         return trainer
+
+    def extras(self, model: nn.Module, optimizer: Any, steps: int, plain: bool) -> Extras:
+        """What the recipe adds to the plain step."""
+        cfg = self.cfg
+        if not (self.asked(*ADDED) or cfg.groups.freeze or cfg.evaluate.statistics != "ema"):
+            return PLAIN
+        from trainlab.experiment.regularisation import regularise  # most runs do without
+
+        values = {name: keys.values(cfg[name]) for name in (*ADDED, "groups")}
+        values["statistics"] = cfg.evaluate.statistics
+        values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
+        inputs = self.in_order(self.splits.train).inputs
+        return regularise(model, optimizer, steps, inputs, **values)
 
     def asked(self, *sections: str) -> bool:
         """Whether these keys and sections hold anything but the spine's defaults."""
@@ -252,7 +256,7 @@ def write_rows(
     """One row to the log and the screen."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
-    log.scalars(step, row | trainer.extra_metrics())
+    log.scalars(step, row | trainer.extra_metrics(trainer))
 
 
 def probes(

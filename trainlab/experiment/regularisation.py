@@ -1,27 +1,30 @@
-"""What a recipe adds to the plain step: penalty, clipping, constraint, averaged weights. Imported
-only by runs that ask for one; plain values in, a Trainer that has them out."""
+"""What a recipe adds to the plain step: penalty, clipping, constraint, averaged weights, precision.
+Imported only by runs that ask for one; plain values in, the Extras of a Trainer out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
-from trainlab.experiment import regularisation
 from trainlab.nn.init import weighted
 from trainlab.optim import averaging
 from trainlab.optim import clip as clips
 from trainlab.optim import constraint as constraints
 from trainlab.optim import groups as group_rules
-from trainlab.optim.penalty import elastic
-from trainlab.training.trainer import Trainer
+from trainlab.optim.penalty import Elastic
+from trainlab.training.trainer import Extras, Trainer
 
 
 def regularise(
-    trainer: Trainer,
+    model: nn.Module,
+    optimizer: Any,
+    steps: int,
     inputs: Callable[[], Iterable[Tensor]],
     *,
     penalty: Mapping[str, float],
@@ -33,95 +36,81 @@ def regularise(
     precision: str,
     compile: bool,
     channels_last: bool,
-) -> None:
-    """Add what these sections of the spine ask for. `inputs()` gives the training images, (B, ...)
-    at a time. Raises ConfigError for combinations that mean nothing."""
-    if channels_last and isinstance(trainer.optimizer, torch.optim.LBFGS):
+) -> Extras:
+    """What these sections of the config ask for, of a training of so many `steps`. `inputs()` gives
+    the training images, (B, ...) at a time. A constraint acts on the model at once. Raises
+    ConfigError for combinations that mean nothing."""
+    if channels_last and isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("channels_last = true: torch's L-BFGS cannot take it; use another optim")
+    call = None
     if precision != "fp32" or compile or channels_last:
-        trainer.forward = regularisation.forward(trainer.model, precision, compile, channels_last)
-    if precision == "fp16":
-        device = next(trainer.model.parameters()).device
-        trainer.scaler = regularisation.scaler(device, trainer.optimizer)
-    trainer.set_train_mode = partial(set_train_mode, groups["freeze"])
-    penalise(trainer, **penalty, decays=groups["decay"], decay_all=groups["decay_all"])
-    bound(trainer, clip)
-    constrain(trainer, constraint)
-    averaged(trainer, average)
+        call = forward(model, precision, compile, channels_last)
+    device = next(model.parameters()).device
+    scaling = scaler(device, optimizer) if precision == "fp16" else None
+    extras = Extras(
+        forward=call,
+        scaler=scaling,
+        set_train_mode=group_rules.TrainMode(tuple(groups["freeze"])),
+        clip=bound(model, clip),
+        constrain=constrain(model, constraint),
+    )
+    if any(penalty.values()):  # it acts on what weight decay acts on, so l2 equals SGD's
+        acting = group_rules.decayed_parameters(model, groups["decay"], groups["decay_all"])
+        extras = replace(
+            extras, penalty=Elastic(**penalty), penalised=acting, extra_metrics=penalty_terms
+        )
+    averaged = average_of(model, steps, average)
     anew = inputs if statistics == "full_pass" or average["swa"] is not None else None
-    if anew or trainer.average is not None:
-        trainer.eval_weights = partial(eval_weights, anew)
-
-
-def set_train_mode(freeze: Sequence[str], model: nn.Module) -> None:
-    """Training mode, but for norms that are frozen."""
-    model.train()
-    group_rules.rest(model, freeze)
-
-
-def penalise(
-    trainer: Trainer, l1: float, l2: float, decays: Sequence[str] = (), decay_all: bool = False
-) -> None:
-    """l1 and l2 act on what weight decay acts on, so that penalty.l2 equals SGD's weight_decay."""
-    if l1 or l2:
-        trainer.penalty = partial(elastic, l1=l1, l2=l2)
-        trainer.penalised = group_rules.decayed_parameters(trainer.model, decays, decay_all)
-        trainer.extra_metrics = partial(terms, trainer, {"l1": l1, "l2": l2})
+    if averaged is None and anew is None:
+        return extras
+    return replace(extras, average=averaged, eval_inputs=anew, eval_weights=eval_weights)
 
 
 @torch.no_grad()
-def terms(trainer: Trainer, strengths: Mapping[str, float]) -> dict[str, float]:
+def penalty_terms(trainer: Trainer) -> dict[str, float]:
     """How much each penalty adds to the loss, for the rows."""
-    return {
-        f"penalty/{name}": float(elastic(trainer.penalised, **{name: strength}))
-        for name, strength in strengths.items()
-        if strength
-    }
+    parts = trainer.penalty.parts(trainer.penalised)
+    return {f"penalty/{name}": float(value) for name, value in parts.items()}
 
 
-def bound(trainer: Trainer, limits: Mapping[str, float | None]) -> None:
+def bound(model: nn.Module, limits: Mapping[str, float | None]) -> Callable | None:
     """One of norm, value, adaptive. The head is not clipped adaptively (Brock et al. 2021)."""
     if (name := _only_one("clip", limits)) is None:
-        return
-    head = weighted(trainer.model)[-1][0]  # weight and bias
-    trainer.clip = {
+        return None
+    head = weighted(model)[-1][0]  # weight and bias
+    return {
         "norm": partial(clips.by_norm, norm=limits["norm"]),
         "value": partial(clips.by_value, value=limits["value"]),
         "adaptive": partial(_all_but, head, partial(clips.adaptively, factor=limits["adaptive"])),
     }[name]
 
 
-def constrain(trainer: Trainer, limits: Mapping[str, float | bool | None]) -> None:
+def constrain(
+    model: nn.Module, limits: Mapping[str, float | bool | None]
+) -> Callable[[], None] | None:
     """One of max_norm, unit_norm, after every step and from the start."""
     if (name := _only_one("constraint", limits)) is None:
-        return
-    if any(is_parametrized(module) for module in trainer.model.modules()):
+        return None
+    if any(is_parametrized(module) for module in model.modules()):
         text = "with norm=weight a unit's norm is its gain; use another norm"
         raise ConfigError(f"constraint.{name}: {text}, or leave the constraint out")
     rule = {"max_norm": partial(constraints.max_norm, norm=limits["max_norm"])}
-    trainer.constrain = partial(
-        _multiply, group_rules.matrices(trainer.model), rule.get(name, constraints.unit_norm)
+    multiply = partial(
+        _multiply, group_rules.matrices(model), rule.get(name, constraints.unit_norm)
     )
-    trainer.constrain()
-
-
-def averaged(trainer: Trainer, rules: Mapping[str, float | None]) -> None:
-    """One of ema (a decay) and swa (the fraction of the training it begins at)."""
-    if (name := _only_one("average", rules)) is None:
-        return
-    if name == "ema":
-        rule = partial(averaging.ema, decay=rules["ema"])
-    else:
-        rule = partial(averaging.swa, steps=trainer.steps, begin=rules["swa"])
-    trainer.average = Average(trainer.model, rule)
+    multiply()
+    return multiply
 
 
 class Average:
     """Averaged weights beside the trained ones. They are what is evaluated and kept as the best."""
 
-    def __init__(self, model: nn.Module, rule: Callable[..., None]):
+    def __init__(self, model: nn.Module, rule: averaging.Ema | averaging.Swa):
         self.live, self.rule = model.state_dict(), rule
         self.weights = averaging.start(self.live)
+
+    def of(self, model: nn.Module) -> "Average":
+        return Average(model, self.rule)
 
     def update(self, trainer: Trainer) -> None:
         self.rule(self.weights, self.live, trainer.step_count)
@@ -134,10 +123,18 @@ class Average:
             tensor.copy_(state[name])
 
 
+def average_of(model: nn.Module, steps: int, rules: Mapping[str, float | None]) -> Average | None:
+    """One of ema (a decay) and swa (the fraction of the training it begins at)."""
+    if (name := _only_one("average", rules)) is None:
+        return None
+    value = rules[name]
+    return Average(model, averaging.Ema(value) if name == "ema" else averaging.Swa(steps, value))
+
+
 @contextmanager
-def eval_weights(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer) -> Iterator[None]:
+def eval_weights(trainer: Trainer) -> Iterator[None]:
     """Inside, the model has its averaged weights, and batch-norm statistics of one pass over
-    `inputs()`, (B, ...) each; afterwards it is, bit for bit, what it was."""
+    `eval_inputs`; afterwards it is, bit for bit, what it was."""
     model = trainer.model
     own = {name: t.clone() for name, t in model.state_dict().items()}
     try:
@@ -145,8 +142,8 @@ def eval_weights(inputs: Callable[[], Iterable[Tensor]] | None, trainer: Trainer
             model.load_state_dict(trainer.average.weights)
             if trainer.constrain is not None:  # a mean of unit vectors is none
                 trainer.constrain()
-        if inputs is not None:
-            averaging.refresh(model, inputs())
+        if trainer.eval_inputs is not None:
+            averaging.refresh(model, trainer.eval_inputs())
         yield
     finally:
         model.load_state_dict(own)
@@ -186,7 +183,7 @@ def forward(
     """x (B, ...) -> logits (B, K) in float32, by `model`, whose weights stay float32.
 
     bf16, fp16: torch.autocast (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740); fp16
-    wants a `scaler` too. tf32 is torch's global switch, see world.join. channels_last lays the
+    wants a `scaler` too. tf32 is torch's global switch, see randomness.join. channels_last lays the
     model's convolutions out anew, in place. compiled: torch.compile, at the first call.
     """
     device = next(model.parameters()).device

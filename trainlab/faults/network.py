@@ -112,7 +112,7 @@ def norm_mode(trainer: Trainer, severity: float) -> None:
         module.train = partial(_training, module)
     old = trainer.validation
     split = Split(old.x, old.y)
-    trainer.validation = Batches.in_order(split, old.preprocess, int(severity))
+    trainer.change(validation=Batches.in_order(split, old.preprocess, int(severity)))
 
 
 def _training(module: nn.Module, mode: bool = True) -> nn.Module:

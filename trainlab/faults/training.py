@@ -13,23 +13,23 @@ from trainlab.training.trainer import Trainer
 def sign(trainer: Trainer, severity: float) -> None:
     """The loss is multiplied with -severity."""
     criterion = trainer.criterion
-    trainer.criterion = lambda logits, y: -severity * criterion(logits, y)
+    trainer.change(criterion=lambda logits, y: -severity * criterion(logits, y))
 
 
 def summed(trainer: Trainer, severity: float) -> None:
     """The loss is summed over the batch, times `severity`."""
     criterion = trainer.criterion
-    trainer.criterion = lambda logits, y: severity * y.shape[-1] * criterion(logits, y)
+    trainer.change(criterion=lambda logits, y: severity * y.shape[-1] * criterion(logits, y))
 
 
 def lr_times(trainer: Trainer, severity: float) -> None:
     """The learning rate is this factor of the recipe's."""
-    trainer.lrs = [lr * severity for lr in trainer.lrs]
+    trainer.change(lrs=[lr * severity for lr in trainer.lrs])
 
 
 def lr_is(trainer: Trainer, severity: float) -> None:
     """The learning rate is this, taken over from another optimizer."""
-    trainer.lrs = [severity for _ in trainer.lrs]
+    trainer.change(lrs=[severity for _ in trainer.lrs])
 
 
 def weight_decay(trainer: Trainer, severity: float) -> None:
@@ -57,12 +57,12 @@ def few_updates(trainer: Trainer, severity: float) -> None:
     """Batches of this share of all samples, for as many epochs."""
     epochs = trainer.steps / trainer.batches.per_epoch
     resized(trainer, max(2, int(severity * len(trainer.batches.y))))
-    trainer.steps = max(1, round(epochs * trainer.batches.per_epoch))
+    trainer.change(steps=max(1, round(epochs * trainer.batches.per_epoch)))
 
 
 def overclipped(trainer: Trainer, severity: float) -> None:
     """Gradients are cut to this joint norm."""
-    trainer.clip = partial(by_norm, norm=severity)
+    trainer.change(clip=partial(by_norm, norm=severity))
 
 
 def no_zero_grad(trainer: Trainer, severity: float) -> None:
@@ -90,12 +90,12 @@ def wrong_unit(trainer: Trainer, severity: float) -> None:
     def fast(step: int, steps: int) -> float:
         return schedule(min(int(step * severity), steps), steps)
 
-    trainer.schedule = fast
+    trainer.change(schedule=fast)
 
 
 def undertrained(trainer: Trainer, severity: float) -> None:
     """Only this share of the steps is taken, by a schedule made for them."""
-    trainer.steps = max(1, round(trainer.steps * severity))
+    trainer.change(steps=max(1, round(trainer.steps * severity)))
 
 
 def mode(trainer: Trainer, severity: float) -> None:
@@ -107,4 +107,4 @@ def mode(trainer: Trainer, severity: float) -> None:
         for module in modules[: round(severity * len(modules))]:
             module.training = False
 
-    trainer.set_train_mode = train
+    trainer.change(set_train_mode=train)

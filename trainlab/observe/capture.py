@@ -263,7 +263,8 @@ def _inside(trainer: Any) -> Iterator[StepRecord]:
     record = StepRecord([], _copied(params), {}, {})
 
     def forward(x: Tensor) -> Tensor:
-        trainer.forward = model  # L-BFGS calls again, after it has moved
+        if record.layers:  # L-BFGS calls again, after it has moved
+            return model(x)
         with recorded_layers(model) as layers:
             logits = model(x)
         record.layers = layers
@@ -278,11 +279,10 @@ def _inside(trainer: Any) -> Iterator[StepRecord]:
     found: dict[str, Tensor] = {}
     free = {name: p for name, p in params.items() if p.requires_grad}
     hooks = [p.register_hook(partial(keep, name)) for name, p in free.items()]
-    trainer.forward = forward
     try:
-        yield record
+        with trainer.calling(forward):
+            yield record
     finally:
-        trainer.forward = model
         for hook in hooks:
             hook.remove()
         for layer in record.layers:

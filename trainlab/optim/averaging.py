@@ -6,6 +6,7 @@ tensors only. What is no floating-point number (a batch counter) is copied.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +20,37 @@ def start(weights: Weights) -> dict[str, Tensor]:
     return {name: w.detach().clone() for name, w in weights.items()}
 
 
-def ema(average: Weights, weights: Weights, step: int, decay: float) -> None:
+@dataclass(frozen=True)
+class Ema:
     """average = decay average + (1 - decay) weights, bias-corrected: after step 1 it is the weights
     of step 1, and the weights before the first step never count. step: 1, 2, ...
 
     The corrected average is kept itself, which is the same as Adam's m / (1 - decay^step)
     (Kingma and Ba 2015, section 3, https://arxiv.org/abs/1412.6980).
     """
-    _towards(average, weights, (1 - decay) / -math.expm1(step * math.log(decay)))
+
+    decay: float
+
+    def __call__(self, average: Weights, weights: Weights, step: int) -> None:
+        share = (1 - self.decay) / -math.expm1(step * math.log(self.decay))
+        _towards(average, weights, share)
 
 
-def swa(average: Weights, weights: Weights, step: int, steps: int, begin: float) -> None:
+@dataclass(frozen=True)
+class Swa:
     """The mean of the weights after each step beyond `begin` (a fraction of `steps`); before that
     the latest weights. step: 1, 2, ...
 
     Izmailov et al. 2018, https://arxiv.org/abs/1803.05407, with every step averaged. Batch norm
     needs `refresh` before the average is used.
     """
-    count = step - min(math.floor(begin * steps), steps - 1)
-    _towards(average, weights, 1 / max(count, 1))
+
+    steps: int
+    begin: float
+
+    def __call__(self, average: Weights, weights: Weights, step: int) -> None:
+        count = step - min(math.floor(self.begin * self.steps), self.steps - 1)
+        _towards(average, weights, 1 / max(count, 1))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ to no norm: what weight decay, penalties and constraints act on.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -105,6 +106,17 @@ def rest(model: nn.Module, freeze: Sequence[str] = ()) -> None:
                 fnmatchcase(buffer, pattern) for pattern in freeze
             ):
                 module.eval()
+
+
+@dataclass(frozen=True)
+class TrainMode:
+    """Training mode, but for the norms that are frozen: see `rest`."""
+
+    freeze: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module) -> None:
+        model.train()
+        rest(model, self.freeze)
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from trainlab.errors import ConfigError
+from trainlab.training.trainer import FollowsHistory
 
 
 def warmed(body: Callable[..., float]) -> Callable[..., float]:
@@ -164,23 +165,36 @@ def piecewise(
     return x + (y - x) * (here - a) / (b - a)
 
 
-@warmed
 def plateau(
-    step: int,
-    steps: int,
-    history: Sequence[tuple[int, float]] = (),
+    warmup: float = 0.0,
     factor: float = 0.1,
     patience: int = 5,
     threshold: float = 1e-4,
     cooldown: int = 0,
     final: float = 0.0,
-) -> float:
+) -> FollowsHistory:
     """Multiplied by `factor`, down to `final`, whenever the monitored figure has not improved for
     more than `patience` evaluations; torch's ReduceLROnPlateau with threshold_mode="abs".
 
-    history: (step, value) of each evaluation so far, lower is better. An improvement is one of more
-    than `threshold`; for `cooldown` evaluations after a drop nothing is counted.
+    An improvement is one of more than `threshold`; for `cooldown` evaluations after a drop nothing
+    is counted.
     """
+    keys = {"factor": factor, "patience": patience, "threshold": threshold}
+    keys |= {"cooldown": cooldown, "final": final}
+    return FollowsHistory(functools.partial(_plateau, warmup=warmup, **keys))
+
+
+@warmed
+def _plateau(
+    step: int,
+    steps: int,
+    history: Sequence[tuple[int, float]],
+    factor: float,
+    patience: int,
+    threshold: float,
+    cooldown: int,
+    final: float,
+) -> float:
     best, bad, resting, now = math.inf, 0, 0, 1.0
     for _, value in history:
         if value < best - threshold:

@@ -2,6 +2,7 @@
 run's own. B batch, K classes, R runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from trainlab.errors import ConfigError
-from trainlab.training.trainer import Trainer, per_run
+from trainlab.training.trainer import per_run
 
 
 class Lifted:
@@ -59,11 +60,11 @@ class CrossEntropy:
 
 
 class Penalty:
-    """A penalty that is linear in its strengths, as `penalty.elastic`: params -> (R,).
+    """A penalty that is linear in its strengths, as `penalty.Elastic`: params -> (R,).
     strengths: (R,) of each."""
 
-    def __init__(self, function: Callable, strengths: Mapping[str, Tensor]):
-        self.terms = {name: Lifted(partial(function, **{name: 1.0}), {}) for name in strengths}
+    def __init__(self, kind: Callable[..., Callable], strengths: Mapping[str, Tensor]):
+        self.terms = {name: Lifted(kind(**{name: 1.0}), {}) for name in strengths}
         self.strengths = dict(strengths)
 
     def __call__(self, params: list[Tensor]) -> Tensor:
@@ -78,31 +79,31 @@ class Penalty:
 
 
 class Schedules:
-    """(step, steps) -> the factor on lr: a number where all runs have one schedule, else (R,)."""
+    """(step, steps) -> the factor on lr: a number where all runs have one schedule, else (R,).
+    `history`: of the stack, for rules that follow it."""
 
-    def __init__(self, schedules: Sequence[Callable[[int, int], float]], trainer: Trainer):
-        self.base, _, self.keywords = unwrapped(schedules, "schedule", "history")
-        self.trainer, self.runs = trainer, range(len(schedules))
-        self.follows = self.keywords.pop("history", None) is not None
+    def __init__(self, rules: Sequence[Callable[..., float]], device: torch.device):
+        base, _, keywords = unwrapped(rules, "schedule")
+        own = [{name: held[run] for name, held in keywords.items()} for run in range(len(rules))]
+        self.device, self.runs = device, [partial(base, **each) for each in own]
+        self.same = all(each == own[0] for each in own)
 
-    def __call__(self, step: int, steps: int) -> float | Tensor:
-        same = all(len(set(map(repr, own))) == 1 for own in self.keywords.values())
-        if same and not self.follows:
-            return self.base(step, steps, **{name: own[0] for name, own in self.keywords.items()})
-        device = self.trainer.params[0].device
-        return torch.tensor(
-            [self._of(run, step, steps) for run in self.runs], dtype=torch.float64, device=device
-        )
-
-    def _of(self, run: int, step: int, steps: int) -> float:
-        own = {name: values[run] for name, values in self.keywords.items()}
-        if self.follows:
-            own["history"] = [(at, values[run]) for at, values in self.trainer.history]
-        return self.base(step, steps, **own)
+    def __call__(
+        self, step: int, steps: int, history: Sequence[tuple[int, Any]] | None = None
+    ) -> float | Tensor:
+        if history is None and self.same:
+            return self.runs[0](step, steps)
+        if history is None:
+            factors = [rule(step, steps) for rule in self.runs]
+        else:
+            factors = [
+                rule(step, steps, history=[(at, values[run]) for at, values in history])
+                for run, rule in enumerate(self.runs)
+            ]
+        return torch.tensor(factors, dtype=torch.float64, device=self.device)
 
     def keep(self, runs: list[int]) -> None:
-        self.keywords = {n: tuple(own[r] for r in runs) for n, own in self.keywords.items()}
-        self.runs = range(len(runs))
+        self.runs = [self.runs[run] for run in runs]
 
 
 def lift(function: Callable, **values: Tensor) -> Callable:
@@ -139,27 +140,27 @@ def lifted(
     return Lifted(partial(base, *[arg[0] for arg in args], **fixed), values)
 
 
-def penalised(functions: Sequence[Callable], like: Tensor) -> Penalty:
-    """R penalties of one kind, each with strengths of its own -> one of R runs."""
-    base, _, keywords = unwrapped(functions, "penalty")
-    strengths = {name: run_values(own, like) for name, own in keywords.items() if any(own)}
-    return Penalty(base, strengths)
+def penalised(penalties: Sequence[Any], like: Tensor) -> Penalty:
+    """R penalties of one kind, a dataclass of its strengths, each with its own -> one of R runs."""
+    held = {f.name: [getattr(p, f.name) for p in penalties] for f in fields(penalties[0])}
+    strengths = {name: run_values(own, like) for name, own in held.items() if any(own)}
+    return Penalty(type(penalties[0]), strengths)
 
 
 def unwrapped(
-    functions: Sequence[Callable], what: str, but: str | None = None
+    functions: Sequence[Callable], what: str
 ) -> tuple[Callable, list[tuple], dict[str, tuple]]:
     """The function behind R partials, each positional argument and each keyword R times.
 
     Raises ConfigError, naming `what`, for other functions, and for keywords that differ and are no
-    numbers, except `but`."""
+    numbers."""
     bases, args, keywords = zip(*map(_parts, functions), strict=True)
     if any(base is not bases[0] or keys.keys() != keywords[0].keys() for base, keys in
            zip(bases, keywords, strict=True)):  # fmt: skip
         raise ConfigError(f"{what}: runs of a stack have the same function; run them one by one")
     together = {name: tuple(own[name] for own in keywords) for name in keywords[0]}
     for name, own in together.items():
-        if name != but and any(value != own[0] and not _number(value) for value in own):
+        if any(value != own[0] and not _number(value) for value in own):
             raise ConfigError(f"{what}: {name} differs between the runs; run them one by one")
     return bases[0], list(zip(*args, strict=True)), together
 

@@ -1,6 +1,7 @@
 """R single Trainers -> one that trains them together, and back. R runs, B batch, K classes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from trainlab.stack.batches import Fed, Repeated
 from trainlab.stack.layers import single_name, stack, streams_of
 from trainlab.stack.optimizer import Optimizer
 from trainlab.stack.random_layers import Drawing
-from trainlab.training.trainer import Trainer, evaluating
+from trainlab.training.trainer import Extras, FollowsHistory, Trainer, evaluating
 
 UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
 ALIKE = "step_count", "steps", "accumulate", "monitor", "patience", "smooth"
@@ -44,21 +45,40 @@ class Stack:
         self.batches = Fed([t.batches for t in trainers])
         like = first.params[0]
         lifted = partial(lifting.lifted, like=like, own=self._own(first.model))
-        held = {
-            name: [getattr(t, name) for t in trainers]
-            for name in ("criterion", "clip", "constrain")
-        }
-        given = {name: None if own[0] is None else lifted(own, name) for name, own in held.items()}
-        self.trainer = Trainer(
-            self.model, given.pop("criterion"),
-            Optimizer([t.optimizer for t in trainers], [t.model for t in trainers], self.model),
-            self.batches, first.steps, **given,
+        criterion = lifted([t.criterion for t in trainers], "criterion")
+        extras = Extras(
             forward=forward and forward(self.model),
+            clip=first.clip and lifted([t.clip for t in trainers], "clip"),
+            constrain=first.constrain and lifted([t.constrain for t in trainers], "constrain"),
+            average=first.average and first.average.of(self.model),
+            eval_weights=first.eval_weights,
+            set_train_mode=first.set_train_mode,
+            not_finite=self._not_finite,
+        )
+        if first.penalty is not None:
+            extras = replace(
+                extras,
+                penalty=lifting.penalised([t.penalty for t in trainers], like),
+                penalised=self._own(first.model)(first.penalised),
+                extra_metrics=penalty_terms,
+            )
+        given = [t.schedule for t in trainers]
+        rules = [s.rule if isinstance(s, FollowsHistory) else s for s in given]
+        self.schedules = lifting.Schedules(rules, like.device)
+        follows = isinstance(first.schedule, FollowsHistory)
+        self.trainer = Trainer(
+            self.model, criterion,
+            Optimizer([t.optimizer for t in trainers], [t.model for t in trainers], self.model),
+            self.batches, first.steps,
+            schedule=FollowsHistory(self.schedules) if follows else self.schedules,
             accumulate=first.accumulate, monitor=first.monitor, patience=first.patience,
-            smooth=first.smooth,
+            smooth=first.smooth, extras=extras,
+            validation=first.validation and Repeated(first.validation, self.ids),
         )  # fmt: skip
-        self._add(trainers, like)
-        self.kept = [*given.values(), self.trainer.criterion, self.trainer.penalty]
+        self.begun = first.step_count
+        self.lost: dict[int | None, tuple[int, str]] = {}  # in an evaluation
+        state.take_in(self.trainer, trainers)
+        self.kept = [criterion, extras.clip, extras.constrain, extras.penalty]
         self._try(trainers)
 
     def _own(self, single: nn.Module) -> Callable[[Any], Any]:
@@ -74,45 +94,13 @@ class Stack:
 
         return own
 
-    def _add(self, trainers: Sequence[Trainer], like: Tensor) -> None:
-        """What a Trainer has beside its arguments."""
-        trainer, first = self.trainer, trainers[0]
-        self.begun = first.step_count
-        self.lost: dict[int | None, tuple[int, str]] = {}  # in an evaluation
-        trainer.step_count, trainer.set_train_mode = first.step_count, first.set_train_mode
-        trainer.diverged = self._diverged  # the others go on
-        trainer.evaluate = self._evaluate
-        trainer.schedule = lifting.Schedules([t.schedule for t in trainers], trainer)
-        if first.validation is not None:
-            trainer.validation = Repeated(first.validation, self.ids)
-        if first.penalty is not None:
-            trainer.penalty = lifting.penalised([t.penalty for t in trainers], like)
-            trainer.penalised = self._own(first.model)(first.penalised)
-            trainer.extra_metrics = self._terms
-        if first.average is not None:
-            trainer.average = type(first.average)(self.model, first.average.rule)
-            trainer.eval_weights = first.eval_weights
-        state.take_in(trainer, trainers)
-
-    @torch.no_grad()
-    def _terms(self) -> dict[str, Tensor]:
-        parts = self.trainer.penalty.parts(self.trainer.penalised)
-        return {f"penalty/{name}": value.cpu() for name, value in parts.items()}
-
-    def _diverged(self, step: int, what: str) -> None:
-        """A run that is not finite ends alone: see `leaving`."""
-
-    def _evaluate(self, batches: Any) -> dict[str, Tensor]:
-        """As the Trainer's; a run whose loss is not finite there has diverged, too."""
-        told = Trainer.evaluate(self.trainer, batches)
-        alive, finite = self.trainer.optimizer.alive, told["loss"].isfinite()
+    def _not_finite(self, trainer: Trainer, step: int, name: str, losses: Tensor) -> None:
+        """A run that is not finite ends alone: see `leaving`. The optimizer has frozen those whose
+        training loss it was; one that is not finite in an evaluation has diverged, too."""
+        alive, finite = trainer.optimizer.alive, losses.isfinite()
         for place in (alive.cpu() & ~finite).nonzero().flatten().tolist():
-            self.lost[self.ids[place]] = (
-                self.trainer.step_count,
-                f"val/loss = {told['loss'][place]}",
-            )
+            self.lost[self.ids[place]] = step, f"{name} = {losses[place]}"
         alive &= finite.to(alive.device)
-        return told
 
     def _try(self, trainers: Sequence[Trainer]) -> None:
         """One batch through the stack and through each run alone. Raises ConfigError where they
@@ -206,7 +194,7 @@ class Stack:
                     lifted.keep(index)
         self.streams = [self.streams[place] for place in places]
         self.batches.keep(places)
-        trainer.schedule.keep(places)
+        self.schedules.keep(places)
         state.keep(trainer, places, index)
 
     @torch.no_grad()
@@ -234,6 +222,13 @@ class Stack:
         }
 
 
+@torch.no_grad()
+def penalty_terms(trainer: Trainer) -> dict[str, Tensor]:
+    """How much each penalty adds to the losses, (R,), for the rows."""
+    parts = trainer.penalty.parts(trainer.penalised)
+    return {f"penalty/{name}": value.cpu() for name, value in parts.items()}
+
+
 def _in_place(ids: list[int | None], kept: set[int]) -> list[int | None]:
     """The runs that stay, each a multiple of UNIT places from where it was; None is free."""
     if len(ids) % UNIT == 0:
@@ -258,8 +253,7 @@ def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable
         raise ConfigError("precision = fp16: its one scale is for one run; run one by one")
     if forward is None and any(t.forward is not t.model for t in trainers):
         raise ConfigError("channels_last: a stack has its own layout; run one by one")
-    if getattr(first.eval_weights, "args", (None,))[0] is not None:
+    if first.eval_inputs is not None:
         raise ConfigError("evaluate.statistics, average.swa: not in a stack; run one by one")
-    rules = {repr(getattr(getattr(t.average, "rule", None), "keywords", None)) for t in trainers}
-    if len(rules) > 1:
+    if first.average and any(t.average.rule != first.average.rule for t in trainers):
         raise ConfigError("average: differs between the runs of a stack; run them one by one")

@@ -16,6 +16,7 @@ OWN = "_extra_state"  # where each run's random stream stands: the stack has it 
 def take_in(trainer: Trainer, singles: Sequence[Trainer]) -> None:
     """Give a stack's Trainer, which has not begun, what R `singles` that are at one step hold."""
     first = singles[0]
+    trainer.step_count = first.step_count
     for name in ("record", "history"):
         if len({len(getattr(single, name)) for single in singles}) > 1:
             raise ConfigError(f"{name}: differs between the runs of a stack; run them one by one")
@@ -51,7 +52,7 @@ def keep(trainer: Trainer, runs: list[int], index: Tensor) -> None:
     trainer.lrs = [lr[index] for lr in trainer.lrs]
     trainer._ones = None
     trainer.record = [(*(c[index] for c in row[:-1]), row[-1]) for row in trainer.record]
-    trainer.history[:] = [(step, [own[run] for run in runs]) for step, own in trainer.history]
+    trainer.history = [(step, [own[run] for run in runs]) for step, own in trainer.history]
     if trainer.best_value is not None:
         trainer.best = {name: t[index] for name, t in trainer.best.items()}
         trainer.best_value = trainer.best_value[host]
@@ -60,8 +61,8 @@ def keep(trainer: Trainer, runs: list[int], index: Tensor) -> None:
         trainer.smoothed = trainer.smoothed[host]
     if trainer.average is not None:
         weights = {name: t[index] for name, t in trainer.average.weights.items()}
-        trainer.average = type(trainer.average)(trainer.model, trainer.average.rule)
-        trainer.average.weights = weights
+        trainer.change(average=trainer.average.of(trainer.model))
+        trainer.average.load_state_dict(weights)
 
 
 def take_out(
@@ -74,7 +75,7 @@ def take_out(
     the stack."""
     single.step_count = trainer.step_count
     single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
-    single.history[:] = [(step, values[at]) for step, values in trainer.history]
+    single.history = [(step, values[at]) for step, values in trainer.history]
     if trainer.best_value is not None:
         single.best = own(trainer.best)
         single.best_value, single.best_step = trainer.best_value[at], trainer.best_step[at]

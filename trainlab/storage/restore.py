@@ -178,7 +178,7 @@ def restore(
     trainer.best = {name: t.to(device) for name, t in best.items()}
     trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
     trainer.smoothed = tensors["smoothed"] if numbers["smoothed"] else None
-    trainer.history[:] = [tuple(entry) for entry in numbers["history"]]  # a schedule may hold it
+    trainer.history = [tuple(entry) for entry in numbers["history"]]
     trainer.step_count = numbers["at"]
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")

@@ -5,9 +5,9 @@ no weight. B batch, K classes, R runs; a stack puts R in front of every shape be
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,75 @@ class Watch:
     after: Callable[["Trainer"], None] = lambda trainer: None
 
 
+class NotFinite(Protocol):
+    """Told which losses, () or (R,) of a stack, are not all finite, and at which step."""
+
+    def __call__(self, trainer: "Trainer", step: int, name: str, losses: Tensor) -> None: ...
+
+
+def end_run(trainer: "Trainer", step: int, name: str, losses: Tensor) -> None:
+    """Raises NonFiniteError."""
+    trainer.diverged(step, f"{name} = {losses}")
+
+
+class Average(Protocol):
+    """Averaged weights beside the trained ones."""
+
+    rule: Any  # equal for two that average alike
+    weights: dict[str, Tensor]
+
+    def update(self, trainer: "Trainer") -> None: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def of(self, model: nn.Module) -> "Average":
+        """The same rule, begun anew for another model."""
+
+
+@dataclass(frozen=True)
+class FollowsHistory:
+    """A schedule that looks at the evaluations so far: rule(step, steps, history=...), where
+    history is [(step, `monitor`), ...], lower is better. A Trainer that gets it adds itself."""
+
+    rule: Callable[..., float]
+    trainer: "Trainer | None" = None
+
+    def __call__(self, step: int, steps: int) -> float:
+        history = self.trainer.history if self.trainer is not None else ()
+        return self.rule(step, steps, history=history)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is added to the plain step, or stands in a place of it; the defaults change nothing.
+
+    penalty(params) -> (); clip(grads, params) -> (grads, clipped share ()).
+    """
+
+    forward: Callable[[Tensor], Tensor] | None = None  # None: the model itself
+    penalty: Callable[[list[Tensor]], Tensor] | None = None
+    penalised: list[nn.Parameter] | None = None  # None: whatever is trained
+    clip: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]] | None = None
+    constrain: Callable[[], None] | None = None  # after every step
+    average: Average | None = None
+    scaler: torch.amp.GradScaler | None = None
+    # inside this context the model has the weights that are evaluated, and with `eval_inputs`
+    # batch-norm statistics of one pass over them, (B, ...) each
+    eval_weights: Callable[["Trainer"], contextlib.AbstractContextManager] = contextlib.nullcontext
+    eval_inputs: Callable[[], Iterable[Tensor]] | None = None
+    set_train_mode: Callable[[nn.Module], Any] = nn.Module.train
+    extra_metrics: Callable[["Trainer"], dict[str, Any]] = lambda trainer: {}  # for every row
+    step: Callable[[Tensor, Tensor], Any] | None = None  # somebody's own, in place of the whole
+    not_finite: NotFinite = end_run  # a stack goes on with its other runs
+
+
+PLAIN = Extras()
+# what `Trainer.change` replaces
+CHANGEABLE = {
+    *("criterion", "batches", "validation", "steps", "schedule", "lrs"),
+    *("forward", "penalty", "clip", "average", "set_train_mode", "extra_metrics"),
+}
+
+
 def due(step: int, every: int, early: bool = False) -> bool:
     """Before every nth step; `early`: before the 1st, 2nd, 4th, 8th, ... of the first n too."""
     return every > 0 and (step % every == 0 or (early and step < every and not step & (step + 1)))
@@ -59,9 +128,9 @@ def n_correct(logits: Tensor, y: Tensor) -> Tensor:
 class Trainer:
     """One network, or R of them stacked on a leading axis, and all that changes while it trains.
 
-    criterion(logits (B, K), y (B,)) -> (); penalty(params) -> (); clip(grads, params) -> (grads,
-    clipped share ()); schedule(step, steps) -> factor on every group's lr; batches(step) -> (x, y),
-    where y is (B,) class numbers or (B, K) shares of classes. For a stack each of them is lifted.
+    criterion(logits (B, K), y (B,)) -> (); schedule(step, steps) -> factor on every group's lr;
+    batches(step) -> (x, y), where y is (B,) class numbers or (B, K) shares of classes. For a stack
+    each of them is lifted.
     """
 
     def __init__(
@@ -72,37 +141,31 @@ class Trainer:
         batches: Callable[[int], tuple[Tensor, Tensor]],
         steps: int,
         *,
-        forward: Callable[[Tensor], Tensor] | None = None,
         schedule: Callable[[int, int], float] = lambda step, steps: 1.0,
-        penalty: Callable[[list[Tensor]], Tensor] | None = None,
-        penalised: list[nn.Parameter] | None = None,
-        clip: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]] | None = None,
-        constrain: Callable[[], None] | None = None,
-        average: Any = None,
-        scaler: Any = None,
         accumulate: int = 1,
         validation: Any = None,
-        eval_weights: Callable[
-            ["Trainer"], contextlib.AbstractContextManager
-        ] = contextlib.nullcontext,
         monitor: str = "val/loss",
         patience: int | None = None,
         smooth: float = 0.0,
+        extras: Extras = PLAIN,
     ):
         self.model, self.criterion, self.optimizer = model, criterion, optimizer
-        self.batches, self.steps, self.schedule = batches, steps, schedule
-        self.forward, self.accumulate = forward or model, accumulate
-        self.penalty, self.clip, self.constrain = penalty, clip, constrain
-        self.average, self.scaler = average, scaler
-        self.validation, self.eval_weights, self.monitor = validation, eval_weights, monitor
+        self.batches, self.steps = batches, steps
+        follows = isinstance(schedule, FollowsHistory)
+        self.schedule = replace(schedule, trainer=self) if follows else schedule
+        self.accumulate, self.validation, self.monitor = accumulate, validation, monitor
         self.patience, self.smooth = patience, smooth
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.penalised = self.params if penalised is None else penalised
         self.lrs = [group["lr"] for group in optimizer.param_groups]
-        self.set_train_mode, self.extra_metrics = (
-            nn.Module.train,
-            dict,
-        )  # how it trains, what it tells
+        self.forward, self.penalty = extras.forward or model, extras.penalty
+        self.penalised = self.params if extras.penalised is None else extras.penalised
+        self.clip, self.constrain = extras.clip, extras.constrain
+        self.average, self.scaler = extras.average, extras.scaler
+        self.eval_weights, self.eval_inputs = extras.eval_weights, extras.eval_inputs
+        self.set_train_mode, self.extra_metrics = extras.set_train_mode, extras.extra_metrics
+        self.not_finite = extras.not_finite
+        if extras.step is not None:
+            self.step = extras.step
         self.step_count = 0
         self.record: list[tuple] = []  # (losses, correct, clipped share, B) since the last row
         self.smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
@@ -110,6 +173,21 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.best_value = self.best_step = None  # (), of `monitor`; accuracy is negated
         self._ones: Tensor | None = None
+
+    def change(self, **parts: Any) -> None:
+        """Replace some of CHANGEABLE: what a fault spoils on purpose and a check tries."""
+        if unknown := parts.keys() - CHANGEABLE:
+            raise TypeError(f"{', '.join(sorted(unknown))}: not to be changed in a Trainer")
+        vars(self).update(parts)
+
+    @contextlib.contextmanager
+    def calling(self, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Inside, a step calls `forward` where it called the model."""
+        own, self.forward = self.forward, forward
+        try:
+            yield
+        finally:
+            self.forward = own
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
         """What is minimised: the criterion and the penalty, ()."""
@@ -217,10 +295,11 @@ class Trainer:
         bad = ~host[0].reshape(len(sizes), -1).isfinite().all(1)
         if bad.any():
             at = int(bad.nonzero()[0])
-            self.diverged(self.step_count - len(sizes) + at + 1, f"loss = {host[0][at]}")
+            self.not_finite(self, self.step_count - len(sizes) + at + 1, "loss", host[0][at])
         return *host, torch.tensor(sizes, dtype=torch.float64)
 
     def diverged(self, step: int, what: str) -> None:
+        """Raises NonFiniteError, which says what to type."""
         lr = float(torch.as_tensor(self.lrs[0]).max())
         now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
@@ -273,7 +352,7 @@ class Trainer:
         value = seen[self.monitor] * (-1 if self.monitor.endswith("accuracy") else 1)
         if not seen["val/loss"].isfinite().all():
             self.recorded()  # the first step that was not finite is the better answer
-            self.diverged(self.step_count, f"val/loss = {seen['val/loss']}")
+            self.not_finite(self, self.step_count, "val/loss", seen["val/loss"])
         self.history.append((self.step_count, value.tolist()))
         if self.best_value is None:
             self.best_value = torch.full_like(value, float("inf"))

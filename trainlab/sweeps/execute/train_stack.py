@@ -19,7 +19,7 @@ from trainlab.storage import run_folder
 from trainlab.storage.run_folder import Flag
 from trainlab.sweeps.execute import memory
 from trainlab.sweeps.execute.paused import Paused, forward_of, silent
-from trainlab.training.trainer import Trainer, Watch
+from trainlab.training.trainer import PLAIN, Trainer, Watch
 
 
 class AllRunsEnded(Exception):
@@ -80,8 +80,11 @@ class StackRun:
             raise ConfigError("compile: not in a stack that draws at random; run one by one")
         self.saved, self.cost = time.monotonic(), 0.0  # when, and what it took
         for job in jobs:
-            job.trainer.forward = eager(job.trainer.model) if eager else job.trainer.model
-            job.trainer.extra_metrics = dict  # the stack's rows have these figures already
+            model = job.trainer.model
+            job.trainer.change(
+                forward=eager(model) if eager else model,
+                extra_metrics=PLAIN.extra_metrics,  # the stack's rows have these figures already
+            )
         self.measured = {
             name: job.bench.door(node)
             for job in jobs[:1]
@@ -123,7 +126,7 @@ class StackRun:
 
             found = dead_units(self.jobs[0].bench, trainer, runs=True)
             values = values | {f"activation_dead/{name}": share for name, share in found.items()}
-        values = values | trainer.extra_metrics()
+        values = values | trainer.extra_metrics(trainer)
         columns = {tag: torch.as_tensor(value).tolist() for tag, value in values.items()}
         for run, (at, what) in stack.diverged_at().items():
             if run not in self.outcomes:
