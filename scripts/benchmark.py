@@ -120,7 +120,7 @@ def bench_of(words: list[str]):
     from trainlab.config.build import Door
     from trainlab.experiment.phases import prepare
 
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, [*words, "schedule=cosine", "device=cpu"]).cfg
     return prepare(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door())
 

@@ -54,7 +54,7 @@ def bench_of(*overrides: str) -> phases.Bench:
     """The data and the recipe of a command line, without a run."""
     from omegaconf import OmegaConf
 
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, list(overrides)).cfg
     return phases.prepare(
         OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()
@@ -142,7 +142,7 @@ def page(found: dict[tuple[str, str], str]) -> str:
             reason = found.get((group, word))
             told = "" if reason is None else reason or "yes"
             lines.append(
-                f"| `{word}` | {words.about(group, word)} | {keys_of(group, word)} | {told} |"
+                f"| `{word}` | {words.source(group, word)} | {keys_of(group, word)} | {told} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -151,8 +151,8 @@ def keys_of(group: str, word: str) -> str:
     """`optim.lr=0.1` of a word, without what names its parts."""
     if group in OTHERS:
         return ""
-    shown = {k: v for k, v in words.literals(group, word).items() if "._" not in k}
-    return " ".join(f"`{key}={keys.plain(value)}`" for key, value in shown.items())
+    shown = {k: v for k, v in words.file_values(group, word).items() if "._" not in k}
+    return " ".join(f"`{key}={keys.as_typed(value)}`" for key, value in shown.items())
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def again(lines: tuple[str, ...]) -> dict[str, Any]:
 
 def bench_of(lines: list[str]) -> phases.Bench:
     """The data and the recipe of a command line."""
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, lines).ours
     return phases.prepare(cfg, Door(cfg.trust))
 

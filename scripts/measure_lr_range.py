@@ -35,7 +35,7 @@ HEAD = (
 def bench_of(*overrides: str) -> phases.Bench:
     """The data and the recipe of a command line, without a run."""
     typed = {line.partition("=")[0]: line for line in ("device=cpu", "epochs=5", *overrides)}
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, list(typed.values())).cfg
     return phases.prepare(
         OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()

@@ -24,7 +24,7 @@ def hydra_of(*lines: str) -> tuple:
     """A checked config and the space of its sweeps."""
     plain = ["device=cpu", "probe=none", "preflight=none", "schedule=constant", "epochs=4",
              "data.train_size=800", "model.widths=[64]"]  # fmt: skip
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         parser = OverridesParser.create(config_loader=hydra.config_loader)
         swept = [line for line in lines if "interval" in line]
         typed = {line.partition("=")[0]: line for line in (*plain, *lines) if line not in swept}

@@ -34,9 +34,9 @@ def drive(sweep: Path, jobs, *more: str, begin: int = 0, folders=None, ended=Non
             again = 1 + len(list((sweep / name / ".hydra").glob("resume-*")))
             found += [f"resume='{sweep / name}'", f"hydra.output_subdir=.hydra/resume-{again:03d}"]
         asked.append(found)
-    function = partial(multirun.one, job, report, *([ended] if ended else []))
+    function = partial(multirun.run_one, job, report, *([ended] if ended else []))
     function.__module__ = "trainlab.cli.multirun"
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         typed = ["hydra/launcher=stack", f"hydra.sweep.dir='{sweep}'", "hydra.mode=MULTIRUN"]
         master = hydra.compose_config("config", typed, RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks())

@@ -15,7 +15,7 @@ def bench(*typed, change=None):
     """The bench of a command line; `change(splits)` plants a fault in the data."""
     from omegaconf import OmegaConf
 
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, ["preflight=full", "device=cpu", *typed]).cfg
     made = phases.prepare(
         OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Door()

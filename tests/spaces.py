@@ -9,7 +9,7 @@ from trainlab.sweeps.search.space import Space
 
 
 def space_of(*lines: str) -> Space:
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         parser = OverridesParser.create(config_loader=hydra.config_loader)
         return Space.of(parser.parse_overrides(list(lines)))
 

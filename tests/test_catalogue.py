@@ -45,7 +45,7 @@ def test_a_word_is_documented(group, word):
     source = next(line for line in lines if not line.startswith("# @package"))
     assert source.startswith("# ")
     assert len(source) > 20, "say where it comes from"
-    for key in words.literals(group, word):
+    for key in words.file_values(group, word):
         assert key.isascii()
 
 

@@ -50,11 +50,11 @@ def run(*overrides: str) -> dict[str, Any]:
     """`trainlab.run`: one run in this process, errors raised."""
     from trainlab.cli import compose
 
-    with compose.loaded() as hydra:
-        asked = compose.check(hydra, with_saved(overrides))
-        if asked.ours.repeats > 1:
+    with compose.hydra_session() as hydra:
+        request = compose.check(hydra, with_saved(overrides))
+        if request.ours.repeats > 1:
             raise errors.ConfigError("repeats: many runs; use python -m trainlab, or call it often")
-        outcome, _ = run_single(asked)
+        outcome, _ = run_single(request)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -78,39 +78,41 @@ def _asked(argv: Sequence[str]) -> int:
     from trainlab.cli import compose
 
     args = compose.flags(argv)
-    with compose.loaded(args.config_dir) as hydra:
+    with compose.hydra_session(args.config_dir) as hydra:
         if args.shell_completion:
             return hydra.shell_completion("config", args.overrides) or 0
         if args.hydra_help:
             return hydra.hydra_help("config", compose.get_args_parser(), args) or 0
         typed = args.overrides if args.multirun else with_saved(args.overrides)
-        asked = compose.check(hydra, typed, args.multirun, args.config_dir)
+        request = compose.check(hydra, typed, args.multirun, args.config_dir)
         if args.info is not None:
-            return hydra.show_info(args.info, "config", asked.first) or 0
+            return hydra.show_info(args.info, "config", request.first) or 0
         if args.cfg:
-            return hydra.show_cfg("config", asked.first, args.cfg, args.package, args.resolve) or 0
-        if args.multirun or asked.ours.repeats > 1:
-            from trainlab.cli.multirun import place, sweep
+            return (
+                hydra.show_cfg("config", request.first, args.cfg, args.package, args.resolve) or 0
+            )
+        if args.multirun or request.ours.repeats > 1:
+            from trainlab.cli.multirun import sweep, sweep_folder
 
-            new = partial(wanted, None, "sweep" if args.multirun else name(asked))
-            return sweep(asked, partial(place, RUNS, asked, new), job, report)
-        outcome, directory = run_single(asked)
+            new = partial(wanted, None, "sweep" if args.multirun else name(request))
+            return sweep(request, partial(sweep_folder, RUNS, request, new), job, report)
+        outcome, directory = run_single(request)
     return report(outcome, directory) if isinstance(outcome, BaseException) else 0
 
 
-def run_single(asked: Any) -> tuple[Any, Path]:
+def run_single(request: Any) -> tuple[Any, Path]:
     """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
     from hydra.types import HydraContext, RunMode
 
-    cfg = asked.cfg
-    directory = folder(asked)
+    cfg = request.cfg
+    directory = folder(request)
     cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
     if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
         again = 1 + len(list((directory / ".hydra").glob("resume-*")))
         cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
-    context = HydraContext(asked.hydra.config_loader, Callbacks())
+    context = HydraContext(request.hydra.config_loader, Callbacks())
     before = run_folder.read_status(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
     if cfg.hydra.output_subdir != ".hydra" and before == run_folder.read_status(directory):
@@ -133,7 +135,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # only the first of them has been looked at
             typed = [line.partition("=")[0] for line in hydra.overrides.task]
-            compose.settled(cfg, hydra.runtime.choices, typed)
+            compose.check_composed(cfg, hydra.runtime.choices, typed)
         directory = Path(os.path.relpath(hydra.runtime.output_dir))
         if ".." in directory.parts:
             directory = directory.resolve()
@@ -146,7 +148,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
         import torch._dynamo  # noqa: F401  every optimizer would, and walk the objects on its way
 
         gc.enable()
-        told = cfg, directory, door, {group: picked.get(group) for group in words.usual()}
+        told = cfg, directory, door, {group: picked.get(group) for group in words.default_words()}
         return tell(story, *told) if tell else story(*told)
     except SystemExit as error:  # of a sweep's job it would end the others
         return errors.TrainlabError(f"the run asked to exit ({error.code})")
@@ -154,15 +156,15 @@ def job(cfg: Any, tell: Any = None) -> Any:
         return error
 
 
-def folder(asked: Any) -> Path:
+def folder(request: Any) -> Path:
     """The run's folder: the one to go on with, the one asked for, or a new one."""
-    cfg, given = asked.cfg, asked.typed("hydra.run.dir")
+    cfg, given = request.cfg, request.typed("hydra.run.dir")
     if cfg.resume == "auto" and given is not None:
         cfg.resume = given if (Path(given) / "status.json").exists() else None
     elif cfg.resume == "auto":
         from trainlab.cli import resume
 
-        cfg.resume = resume.unfinished(asked.ours, RUNS)
+        cfg.resume = resume.unfinished(request.ours, RUNS)
         if cfg.resume is None and not cfg.quiet:
             print("resume=auto: no unfinished run of this recipe; a new run starts")
     place = f"hydra.run.dir = {given}"
@@ -170,7 +172,7 @@ def folder(asked: Any) -> Path:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
             raise errors.ConfigError(f"{place}: a run goes on in its own folder; drop it")
         return Path(cfg.resume)
-    directory = wanted(given, name(asked))
+    directory = wanted(given, name(request))
     if (directory / "metrics.jsonl").exists():
         raise errors.BusyError(f"{place}: holds a run; choose another, or resume={given}")
     try:
@@ -186,14 +188,14 @@ def wanted(given: str | None, named: str) -> Path:
     return Path(given) if given else run_folder.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
 
 
-def name(asked: Any) -> str:
+def name(request: Any) -> str:
     """What was typed, as the name of a folder: `activation=elu,optim=adam_s0`."""
     parts = [
         f"{o.key_or_group}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', o.get_value_string()).strip('-')}"
-        for o in asked.overrides
+        for o in request.overrides
         if o.key_or_group not in UNNAMED and not o.is_hydra_override()
     ]
-    return f"{','.join(parts)[:100].rstrip(',') or 'defaults'}_s{asked.cfg.seed}"
+    return f"{','.join(parts)[:100].rstrip(',') or 'defaults'}_s{request.cfg.seed}"
 
 
 def with_saved(typed: Sequence[str]) -> list[str]:
@@ -210,7 +212,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
     """Print the one line, keep the traceback in error.txt; returns the exit code."""
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
-    if directory is not None and not isinstance(error, errors.Stopped | errors.Held):
+    if directory is not None and not isinstance(error, errors.Stopped | errors.Paused):
         with contextlib.suppress(OSError):
             (directory / "error.txt").write_text(text)
             place = f"traceback in {directory}/error.txt"
@@ -218,7 +220,7 @@ def report(error: BaseException, directory: Path | None = None) -> int:
         print(text, file=sys.stderr, end="")
     from trainlab.config import hints  # only a run that goes wrong reads how
 
-    mine = hints.known(error, place)
+    mine = hints.as_trainlab_error(error, place)
     print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
 

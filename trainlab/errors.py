@@ -40,7 +40,7 @@ class NonFiniteError(TrainlabError):
     kind, exit_code = "nonfinite", 7
 
 
-class Held(TrainlabError):
+class Paused(TrainlabError):
     """The run is at its `pause_at`; the checkpoint is written and the message says how to go on."""
 
     kind, exit_code = "paused", 0
@@ -57,7 +57,7 @@ class Stopped(TrainlabError):
         self.exit_code = exit_code
 
 
-def slower(lr: float) -> str:
+def lower_lr(lr: float) -> str:
     """What to type where this lr made the loss go up without end."""
     return f"optim.lr={min(lr / 10, 0.1):.2g}"
 
@@ -65,15 +65,15 @@ def slower(lr: float) -> str:
 def one_line(error: TrainlabError) -> str:
     """`trainlab: error[config]: optim = adma: not one of adam, sgd; did you mean adam?`"""
     text = " ".join(str(error).split())
-    if isinstance(error, Stopped | Held):
+    if isinstance(error, Stopped | Paused):
         return f"trainlab: {text}"
     return f"trainlab: error[{error.kind}]: {text}"
 
 
-def plain(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """As it is typed: true, null, [16,16]."""
     if isinstance(value, list):
-        return "[" + ",".join(map(plain, value)) + "]"
+        return "[" + ",".join(map(as_typed, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value) or "(empty)"

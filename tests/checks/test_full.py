@@ -56,7 +56,7 @@ def test_a_healthy_recipe_raises_no_alarm(typed):
 
 
 def test_quick_has_none_of_them():
-    quick, full = (words.literals("preflight", word) for word in ("quick", "full"))
+    quick, full = (words.file_values("preflight", word) for word in ("quick", "full"))
     assert set(quick) < set(full)
     assert not any("data_card" in key for key in quick)
 

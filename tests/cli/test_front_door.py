@@ -37,9 +37,9 @@ def train(cfg, directory, door, choices, fail="", at=None):
 """
 
 
-def validate(*argv: str) -> compose.Asked:
+def validate(*argv: str) -> compose.Request:
     args = compose.flags(argv)
-    with compose.loaded(args.config_dir) as hydra:
+    with compose.hydra_session(args.config_dir) as hydra:
         return compose.check(hydra, args.overrides, args.multirun, args.config_dir)
 
 
@@ -89,7 +89,7 @@ def out_of_range(key: str, value: object) -> str | None:
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_leaf_refuses_a_typo_a_wrong_type_and_a_value_out_of_range(key):
     value = LEAVES[key]
-    tries = [f"{key[:-1]}_{key[-1]}={keys.plain(value)}", f"{key}={wrong_type(value)}"]
+    tries = [f"{key[:-1]}_{key[-1]}={keys.as_typed(value)}", f"{key}={wrong_type(value)}"]
     if (bad := out_of_range(key, value)) is not None:
         tries.append(f"{key}={bad}")
     for line in tries:
@@ -104,7 +104,7 @@ def test_every_leaf_refuses_a_typo_a_wrong_type_and_a_value_out_of_range(key):
 def test_every_leaf_of_every_word_has_a_type_and_a_range():
     for group, options in words.groups().items():
         for word in options if group not in ("experiment", "search") else []:
-            for key, value in words.literals(group, word).items():
+            for key, value in words.file_values(group, word).items():
                 if key == "defaults":  # Hydra's own
                     continue
                 if not key.endswith("_target_") and value != {} and "${" not in str(value):
@@ -117,7 +117,7 @@ def test_every_word_composes_and_opens_with_its_source():
         for word in options if group != "search" else []:  # tested with the spaces
             extra = ["resume=auto"] if word == "evaluate" else []
             validate(f"{group}={word}", *extra)
-            assert len(words.about(group, word)) > 10, (group, word)
+            assert len(words.source(group, word)) > 10, (group, word)
 
 
 REFUSED = {
@@ -285,7 +285,7 @@ def test_help_lists_every_word_and_key(capsys):
     text = capsys.readouterr().out
     for group, options in words.groups().items():
         assert all(word in text for word in (group, *options))
-    assert all(f"  {key}=" in text for key in keys.SPINE)
+    assert all(f"  {key}=" in text for key in keys.OWN_KEYS)
     assert text.count("  python -m trainlab") == 6
     assert "  trainlab compare RUN RUN...    which settings of runs differ, and what" in text
 

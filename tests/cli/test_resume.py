@@ -279,4 +279,4 @@ def test_a_pause_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, typed, 
     ("share", "steps", "at"), [(None, 100, 0), (0.07, 100, 7), (1 / 9, 450, 50), (0.001, 10, 1)]
 )
 def test_the_step_of_a_pause(share, steps, at):
-    assert run_folder.pause(share, steps) == at
+    assert run_folder.pause_step(share, steps) == at

@@ -18,7 +18,7 @@ from scipy import ndimage, stats
 from trainlab.config import keys, words
 from trainlab.config.build import Door
 from trainlab.data import augment
-from trainlab.data.augment import Draw, augmented, unsafe
+from trainlab.data.augment import Draw, apply_augment, label_warnings
 from trainlab.errors import ConfigError
 from trainlab.training import randomness
 
@@ -77,7 +77,7 @@ def test_every_sample_has_its_own_draw(word):
 @pytest.mark.parametrize("word", WORDS)
 def test_a_function_of_seed_and_step_that_touches_no_other_stream(word):
     x, y = images(16)
-    step = partial(augmented, [part(word), part("noise")], 3, 255.0, 4, x, y)
+    step = partial(apply_augment, [part(word), part("noise")], 3, 255.0, 4, x, y)
     torch.manual_seed(5)
     before = randomness.random_state()[0]
     z, t = step(7)
@@ -86,14 +86,14 @@ def test_a_function_of_seed_and_step_that_touches_no_other_stream(word):
     torch.rand(10)
     assert all(map(torch.equal, step(7), (z, t)))
     assert not torch.equal(step(8)[0], z)
-    other = augmented([part(word), part("noise")], 4, 255.0, 4, x, y, 7)
+    other = apply_augment([part(word), part("noise")], 4, 255.0, 4, x, y, 7)
     assert not torch.equal(other[0], z)
 
 
 def test_two_words_alike_draw_differently():
     x, y = images(200)
-    once = augmented([partial(augment.flip, p=0.5)], 0, 255.0, 4, x, y, 0)[0]
-    twice = augmented([partial(augment.flip, p=0.5)] * 2, 0, 255.0, 4, x, y, 0)[0]
+    once = apply_augment([partial(augment.flip, p=0.5)], 0, 255.0, 4, x, y, 0)[0]
+    twice = apply_augment([partial(augment.flip, p=0.5)] * 2, 0, 255.0, 4, x, y, 0)[0]
     back = (twice == x).flatten(1).all(1).float().mean()
     assert 0.3 < back < 0.7  # 1 if the second drew the same
     assert not torch.equal(once, twice)
@@ -146,7 +146,7 @@ def test_flip_is_numpys_with_probability_p(p):
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
 def test_rotation_equals_scipy(degrees, size):
     x = images(2, 1, *size)[0]
-    z = augment.turned(x, torch.full((2,), degrees))
+    z = augment.rotated(x, torch.full((2,), degrees))
     for before, after in zip(x, z, strict=True):
         expected = ndimage.rotate(
             before[0].numpy().astype(np.float64), degrees,
@@ -160,7 +160,7 @@ def test_rotate_stays_within_its_degrees():
     z, _ = augment.rotate(x, y, draw(3), 10.0)
     angles = draw(3).uniform(400, -10, 10)
     assert angles.abs().max() <= 10 and angles.std() > 5
-    torch.testing.assert_close(z, augment.turned(x, angles).clamp(0, 255))
+    torch.testing.assert_close(z, augment.rotated(x, angles).clamp(0, 255))
 
 
 def test_noise_has_its_std_in_images_and_tables():
@@ -244,7 +244,7 @@ def test_tables_are_refused_or_meant(word):
 
 @pytest.mark.parametrize("word", WORDS)
 def test_keys_of_the_file_are_those_of_the_function_and_typed(word):
-    body = words.literals("augment", word)
+    body = words.file_values("augment", word)
     values = {k.rsplit(".", 1)[1]: v for k, v in body.items() if "._" not in k}
     names = inspect.signature(getattr(augment, word)).parameters
     assert values == {k: p.default for k, p in names.items() if p.default is not p.empty}
@@ -253,9 +253,9 @@ def test_keys_of_the_file_are_those_of_the_function_and_typed(word):
 
 def test_what_a_data_set_does_not_vouch_for_is_named():
     splits = SimpleNamespace(name="digits", keeps=("pad_crop", "noise"))
-    (line,) = unsafe(["pad_crop", "flip"], splits)
+    (line,) = label_warnings(["pad_crop", "flip"], splits)
     assert line == "augment = flip: digits does not say that its labels stay true"
-    assert unsafe(["noise"], splits) == []
+    assert label_warnings(["noise"], splits) == []
 
 
 def ran(tmp_path, *line, steps=45):
@@ -285,7 +285,7 @@ def test_evaluation_and_preflight_see_the_images_as_they_are():
     from trainlab.cli import compose
     from trainlab.experiment.phases import prepare
 
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         cfg = compose.check(hydra, ["augment=[noise,mixup]"]).ours
     bench = prepare(cfg, Door())
     trainer, plain = bench.fresh(), bench.fresh(plain=True)

@@ -14,7 +14,7 @@ from trainlab.data import folder, image_cache
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.folder import image_folder
 from trainlab.data.memory_map import Rows
-from trainlab.data.options import chosen
+from trainlab.data.options import apply_options
 from trainlab.data.preprocess import standardize
 from trainlab.data.whitening import zca
 from trainlab.errors import DataError
@@ -148,7 +148,7 @@ def test_a_stack_of_orders_streams(tmp_path):
 def test_options_and_matrices_on_the_disk(tmp_path):
     root = str(build(tmp_path / "images", ("ant", "bee", "cat"), n=80))
     asked = {"classes": ["ant", "cat"], "fold": 1, "train_size": 90, "label_noise": 0.1}
-    memory, disk = (chosen(image_folder(root, memory_limit=m), 0, **asked) for m in (64, 0))
+    memory, disk = (apply_options(image_folder(root, memory_limit=m), 0, **asked) for m in (64, 0))
     assert isinstance(disk.train.x, Rows)
     assert memory.digest() == disk.digest()
     assert torch.equal(memory.train.x[3:5], disk.train.x[3:5])

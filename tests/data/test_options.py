@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainlab.config import keys
 from trainlab.data import options
-from trainlab.data.options import chosen
+from trainlab.data.options import apply_options
 from trainlab.data.sources import digits
 from trainlab.data.splits import Split, Splits
 from trainlab.errors import ConfigError
@@ -37,14 +37,14 @@ def table(counts, seed=0):
     return Splits(Split(x, y), small, small, names, 1.0, "toy", columns=("a", "b", "c"))
 
 
-def test_the_spine_has_every_option_at_its_default():
+def test_own_keys_hold_every_option_at_its_default():
     import inspect
 
-    parameters = inspect.signature(chosen).parameters
+    parameters = inspect.signature(apply_options).parameters
     asked = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    owned = {name: rule.default for name, rule in keys.SPINE.items() if name.startswith("data.")}
+    owned = {name: rule.default for name, rule in keys.OWN_KEYS.items() if name.startswith("data.")}
     assert owned == {f"data.{name}": value for name, value in asked.items()}
-    untouched = chosen(DIGITS, 0, **asked)
+    untouched = apply_options(DIGITS, 0, **asked)
     assert untouched.digest() == DIGITS.digest()
 
 
@@ -65,7 +65,7 @@ def test_label_noise_is_exact(share, seed, classes):
 
 
 def test_label_noise_is_uniform_over_the_others_and_in_train_alone():
-    data = chosen(DIGITS, 0, label_noise=0.5)
+    data = apply_options(DIGITS, 0, label_noise=0.5)
     assert same(data.val, DIGITS.val) and same(data.test, DIGITS.test)
     assert torch.equal(data.train.x, DIGITS.train.x)
     y = torch.zeros(90_000, dtype=torch.int64)
@@ -97,34 +97,34 @@ def test_imbalance_against_the_code_of_the_paper():
 @given(st.integers(2, 12), st.integers(0, 5))
 def test_folds_partition_what_is_trained_and_validated_on(folds, seed):
     data = table([17, 30, 9])
-    parts = [chosen(data, seed, fold=k, folds=folds) for k in range(folds)]
-    whole = rows(options._together(data))
+    parts = [apply_options(data, seed, fold=k, folds=folds) for k in range(folds)]
+    whole = rows(options._train_and_val(data))
     validated = [part.val for part in parts]
     joint = Split(torch.cat([v.x for v in validated]), torch.cat([v.y for v in validated]))
     assert torch.equal(rows(joint), whole)
     for part in parts:
-        assert torch.equal(rows(options._together(part)), whole)
+        assert torch.equal(rows(options._train_and_val(part)), whole)
         assert same(part.test, data.test)
         assert abs(len(part.val) - len(whole) / folds) < 1
 
 
 def test_val_fraction_keeps_the_test_split():
-    data = chosen(DIGITS, 0, val_fraction=0.25)
+    data = apply_options(DIGITS, 0, val_fraction=0.25)
     assert [len(part) for part in data.parts().values()] == [1437 - 359, 359, 360]
     assert same(data.test, DIGITS.test)
-    assert torch.equal(rows(options._together(data)), rows(options._together(DIGITS)))
+    assert torch.equal(rows(options._train_and_val(data)), rows(options._train_and_val(DIGITS)))
 
 
 def test_train_size_is_stratified():
-    data = chosen(DIGITS, 0, train_size=100)
+    data = apply_options(DIGITS, 0, train_size=100)
     assert data.train.y.bincount().sub(10).abs().max() <= 1 and len(data.train) == 100
-    other = chosen(DIGITS, 1, train_size=100)
+    other = apply_options(DIGITS, 1, train_size=100)
     assert not same(data.train, other.train)
 
 
 @pytest.mark.parametrize("wanted", [["3", "5"], ["5", "3"]])
 def test_classes_are_numbered_anew(wanted):
-    data = chosen(DIGITS, 0, classes=wanted)
+    data = apply_options(DIGITS, 0, classes=wanted)
     assert data.classes == ("3", "5")
     for mine, all_of in zip(data.parts().values(), DIGITS.parts().values(), strict=True):
         where = (all_of.y == 3) | (all_of.y == 5)
@@ -135,24 +135,24 @@ def test_classes_are_numbered_anew(wanted):
 def test_features_by_name_or_number():
     data = table([9, 9])
     for wanted in (["c", "a"], ["2", "0"], ["a", "2"]):
-        picked = chosen(data, 0, features=wanted)
+        picked = apply_options(data, 0, features=wanted)
         assert picked.columns == ("a", "c")
         assert torch.equal(picked.train.x, data.train.x[:, [0, 2]])
     nameless = replace(data, columns=())
-    assert chosen(nameless, 0, features=["1"]).shape == (1,)
+    assert apply_options(nameless, 0, features=["1"]).shape == (1,)
 
 
 def test_sorted_is_by_label():
-    data = chosen(DIGITS, 0, order="sorted")
+    data = apply_options(DIGITS, 0, order="sorted")
     assert torch.equal(data.train.y, DIGITS.train.y.sort().values)
     assert torch.equal(rows(data.train), rows(DIGITS.train))
 
 
 def test_options_together():
-    data = chosen(
+    data = apply_options(
         DIGITS, 3, classes=["0", "1", "7"], fold=1, imbalance=0.1, train_size=60, label_noise=0.25
     )
-    clean = chosen(DIGITS, 3, classes=["0", "1", "7"], fold=1, imbalance=0.1, train_size=60)
+    clean = apply_options(DIGITS, 3, classes=["0", "1", "7"], fold=1, imbalance=0.1, train_size=60)
     assert len(data.train) == 60
     assert int((data.train.y != clean.train.y).sum()) == 15
     assert clean.train.y.bincount()[2] < clean.train.y.bincount()[0] / 5
@@ -174,7 +174,7 @@ def test_options_together():
 )
 def test_what_the_data_do_not_allow(asked, message):
     with pytest.raises(ConfigError, match=message):
-        chosen(DIGITS, 0, **asked)
+        apply_options(DIGITS, 0, **asked)
 
 
 def bench_of(*overrides):
@@ -182,7 +182,7 @@ def bench_of(*overrides):
     from trainlab.config.build import Door
     from trainlab.experiment.phases import prepare
 
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         return prepare(compose.check(hydra, overrides).ours, Door())
 
 

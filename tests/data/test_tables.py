@@ -107,7 +107,7 @@ def test_blobs_have_their_centres_and_spread():
 
 @pytest.mark.parametrize("word", ["wine", "breast_cancer", "spirals", "blobs", "two_moons"])
 def test_the_word_is_what_the_function_gives_by_default(word):
-    node = {k.split(".", 1)[1]: v for k, v in words.literals("data", word).items()}
+    node = {k.split(".", 1)[1]: v for k, v in words.file_values("data", word).items()}
     data = Door()(node)
     module = (
         sources if hasattr(sources, word) else __import__("trainlab.data.sources", fromlist=["x"])

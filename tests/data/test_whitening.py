@@ -11,7 +11,13 @@ from trainlab.config import words
 from trainlab.config.build import Door
 from trainlab.data import whitening
 from trainlab.data.batches import Batches
-from trainlab.data.preprocess import center_image, center_scalar, other, scale01, standardize_pixel
+from trainlab.data.preprocess import (
+    center_image,
+    center_scalar,
+    mismatched,
+    scale01,
+    standardize_pixel,
+)
 from trainlab.data.sources import digits
 from trainlab.data.whitening import pca, restored, whiten, zca
 from trainlab.errors import CheckpointError, ConfigError, DataError
@@ -20,7 +26,7 @@ WORDS = words.groups()["preprocess"]
 
 
 def fit(word, x, max_value, **keys):
-    node = {k.split(".", 1)[1]: v for k, v in words.literals("preprocess", word).items()}
+    node = {k.split(".", 1)[1]: v for k, v in words.file_values("preprocess", word).items()}
     return Door()(node | keys)(x, max_value)
 
 
@@ -201,7 +207,7 @@ def test_a_deliberate_mismatch_is_for_validation_and_test_alone(folder):
 def test_the_other_word_is_fitted_on_train_too():
     data = digits()
     usual = fit("standardize", data.train.x, 16.0)
-    fitted = other("center_image", Door(), data, usual)
+    fitted = mismatched("center_image", Door(), data, usual)
     expected = fit("center_image", data.train.x, 16.0).state()
     assert all(torch.equal(value, expected[name]) for name, value in fitted.state().items())
 

@@ -406,7 +406,7 @@ def test_every_remedy_can_be_typed():
     for changes in PLANTED.values():
         for f in findings(rows(changes)):
             typed |= {tuple(words.split()) for words in f.remedy.split(" or ")}
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         for words in typed:
             compose.check(hydra, list(words))
     assert len(typed) > 15

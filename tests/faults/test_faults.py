@@ -40,7 +40,7 @@ def steps(trainer, count):
 
 @every_fault
 def test_it_says_where_it_comes_from_and_what_it_does(word):
-    told = words.about("fault", word)
+    told = words.source("fault", word)
     assert "https://" in told and len(told.split(": ")[-1]) > 10
 
 

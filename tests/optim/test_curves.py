@@ -47,7 +47,7 @@ def test_any_warms_up_and_then_runs_over_what_is_left(word):
     first = plain(0, 40)  # up to where the schedule itself begins, without a jump
     assert seen[:10] == pytest.approx([(k + 1) / 10 * first for k in range(10)])
     assert seen[10:] == [plain(k, 40) for k in range(40)]
-    assert words.literals("schedule", word)["schedule.warmup"] == pytest.approx(
+    assert words.file_values("schedule", word)["schedule.warmup"] == pytest.approx(
         0.1 if word in ("warmup_cosine", "warmup_stable_decay", "inverse_sqrt") else 0.0
     )
 

@@ -90,7 +90,7 @@ def test_every_word_learns_and_goes_on_from_a_checkpoint_bit_for_bit(word, group
 
 @pytest.mark.parametrize("word", WORDS)
 def test_every_word_decays_or_says_that_it_cannot(word):
-    assert words.literals("optim", word).keys() >= {f"optim.{key}" for key in KEYS}
+    assert words.file_values("optim", word).keys() >= {f"optim.{key}" for key in KEYS}
     make = factory(word, weight_decay=0.3)
     p = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from trainlab.config import keys
-from trainlab.errors import ConfigError, plain
+from trainlab.errors import ConfigError, as_typed
 from trainlab.storage import run_folder
 from trainlab.sweeps.execute.partition import OF_NO_RUN, within
 
@@ -195,7 +195,7 @@ def _print(title: str, names: Sequence[str], rows: Mapping[str, Sequence[Any]]) 
     from trainlab.observe.console import Show, table_of
 
     texts = {
-        key: ["" if v is MISSING else plain(v) for v in values] for key, values in rows.items()
+        key: ["" if v is MISSING else as_typed(v) for v in values] for key, values in rows.items()
     }
     if len(names) <= WIDE:
         table = table_of(title, *names)

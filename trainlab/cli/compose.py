@@ -37,7 +37,7 @@ Lists = dict[str, list[Any]]
 
 
 @dataclasses.dataclass
-class Asked:
+class Request:
     """What was asked for: the overrides as Hydra reads them, those of the first job, its config."""
 
     overrides: list[Override]
@@ -81,9 +81,9 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def loaded(config_dir: str | None = None) -> Iterator[Hydra]:
+def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     """Hydra with our words, the spine and the user's own; what was there before comes back."""
-    ConfigStore.instance().store("spine", keys.defaults())
+    ConfigStore.instance().store("own_keys", keys.defaults())
     version.setbase("1.3")
     search = create_config_search_path(str(words.conf()))
     if config_dir is not None:
@@ -98,11 +98,11 @@ def loaded(config_dir: str | None = None) -> Iterator[Hydra]:
 
 def check(
     hydra: Hydra, args: Sequence[str], multirun: bool = False, more: str | None = None
-) -> Asked:
+) -> Request:
     """Parse, compose, check. Raises ConfigError with one line that says what to type."""
     own = Path(more) if more else None
     known = words.groups(own)
-    _no_blanks(args)
+    _refuse_blanks(args)
     if any(arg.startswith("search=") for arg in args):
         from trainlab.sweeps.search.axes import expanded
 
@@ -120,25 +120,27 @@ def check(
 
         values |= axes.values(overrides, known)
     parts = {name: hydra.config_loader.get_group_options(name) for name in names if "/" in name}
-    _typed(values, _choices(values, known | parts), known, own)
+    _check_typed(values, _chosen_words(values, known | parts), known, own)
     first = axes.first(overrides) if multirun else [o.input_line for o in overrides]
     lists = axes.others(overrides, first, known) if multirun else []
-    others = [composed(hydra, lines, names, own)[1] for lines in lists]
+    others = [compose_and_check(hydra, lines, names, own)[1] for lines in lists]
     place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    return Asked(overrides, first, *composed(hydra, first, names, own), hydra, others, place)
+    return Request(
+        overrides, first, *compose_and_check(hydra, first, names, own), hydra, others, place
+    )
 
 
-def composed(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:
+def compose_and_check(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:
     """The checked config of one job, and the same without Hydra's part."""
     cfg = compose(hydra, lines)
     if cfg.hydra.get("callbacks"):
         raise ConfigError("hydra.callbacks: not run by trainlab; remove them")
     ours = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    settled(ours, cfg.hydra.runtime.choices, names, own)
+    check_composed(ours, cfg.hydra.runtime.choices, names, own)
     return cfg, ours
 
 
-def _no_blanks(args: Sequence[str]) -> None:
+def _refuse_blanks(args: Sequence[str]) -> None:
     """Refuse `epochs = 3`, which argparse lets through."""
     for position, (arg, after) in enumerate(pairwise([*args, ""])):
         behind = arg.endswith("=") and after and "=" not in after
@@ -150,7 +152,7 @@ def _no_blanks(args: Sequence[str]) -> None:
 def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: bool) -> Override:
     """One argument as Hydra reads it; paths are quoted for the user, `+` and `~` refused."""
     if not re.fullmatch(r"(?s)\+*hydra[./].*=.*|[^+~=][^=]*=.+", arg):
-        raise _slips().misspelt(arg, known)
+        raise _hints().malformed(arg, known)
     key, _, text = arg.partition("=")
     bare = key.lstrip("+")
     plain = text[:1] in "'\"" or text in ("null", "auto")
@@ -164,34 +166,34 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
     if override.package is not None:
         raise ConfigError(f"{key} = {text}: no packages here; use {override.key_or_group}={text}")
     if override.is_sweep_override() and not multirun:
-        raise ConfigError(f"{key} = {text}: {_slips().not_a_sweep(bare, text)}")
+        raise ConfigError(f"{key} = {text}: {_hints().several_values_hint(bare, text)}")
     return override
 
 
-def _slips() -> Any:
+def _hints() -> Any:
     from trainlab.config import hints  # only a run that goes wrong reads how
 
     return hints
 
 
-def _choices(values: Lists, options: Lists) -> Lists:
+def _chosen_words(values: Lists, options: Lists) -> Lists:
     """Group -> the words asked for it; each must exist."""
     asked: Lists = {}
     for group in (name for name in values if name in options):
-        default = words.usual().get(group, "")
+        default = words.default_words().get(group, "")
         for value in values[group]:
             if isinstance(value, list) and not isinstance(default, list):
                 fix = f"use {group}={default or options[group][0]}"
-                raise ConfigError(f"{group} = {keys.plain(value)}: one word; {fix}")
+                raise ConfigError(f"{group} = {keys.as_typed(value)}: one word; {fix}")
             asked.setdefault(group, []).extend(value if isinstance(value, list) else [value])
         if unknown := [word for word in asked[group] if word not in options[group]]:
-            raise _slips().no_word(group, unknown[0], options[group], default)
+            raise _hints().unknown_word(group, unknown[0], options[group], default)
     return asked
 
 
-def _typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> None:
+def _check_typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> None:
     """Check every value typed, over the whole sweep, against the words' files; composes nothing."""
-    usual = words.usual()
+    usual = words.default_words()
     chosen = ({} if "experiment" in choices else usual) | choices  # a recipe may choose others
     typed = [(name, v) for name in values if name not in known for v in values[name]]
     leaves = [leaf for name, v in typed for leaf in keys.flat({name: v}).items()]
@@ -199,17 +201,17 @@ def _typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> Non
         if key.startswith(HYDRAS):
             continue
         group, literal = key.split(".")[0], None
-        if key not in keys.SPINE and group not in known:
-            raise _slips().unknown(key, value, keys.KEYS, None, own)
-        on = words.several(chosen.get(group)) if key not in keys.SPINE else []
-        bodies = [words.literals(group, word, own) for word in on]
+        if key not in keys.OWN_KEYS and group not in known:
+            raise _hints().unknown_key(key, value, keys.KEYS, None, own)
+        on = words.as_list(chosen.get(group)) if key not in keys.OWN_KEYS else []
+        bodies = [words.file_values(group, word, own) for word in on]
         if on and isinstance(usual.get(group), list):  # several at once: any may have the key
             on, bodies = [",".join(on)], [{k: v for body in bodies for k, v in body.items()}]
         for word, own_keys in zip(on, bodies, strict=True):
             if key not in own_keys:
-                raise _slips().unknown(key, value, own_keys | keys.SPINE, word, own)
+                raise _hints().unknown_key(key, value, own_keys | keys.OWN_KEYS, word, own)
             literal = own_keys.get(key, literal)
-        if not (isinstance(value, str) and "${" in value):  # settled sees it resolved
+        if not (isinstance(value, str) and "${" in value):  # check_composed sees it resolved
             keys.check(key, value, literal)
 
 
@@ -227,7 +229,9 @@ def compose(hydra: Hydra, lines: list[str]) -> DictConfig:
         raise ConfigError(f"{text}; see --help") from error
 
 
-def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | None = None) -> None:
+def check_composed(
+    cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | None = None
+) -> None:
     """Check every leaf of a composed config (without Hydra's part), from files or typed."""
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -236,12 +240,12 @@ def settled(cfg: DictConfig, choices: Any, typed: Sequence[str], own: Path | Non
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {text}") from error
     for key in ONLY_TYPED:
         if plain[key] and key not in typed:
-            raise ConfigError(f"{key} = {keys.plain(plain[key])}: only from the command line")
+            raise ConfigError(f"{key} = {keys.as_typed(plain[key])}: only from the command line")
     known = words.groups(own)
     for key, value in keys.flat(plain).items():
-        spoilt = any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in keys.SPINE)
-        if spoilt or (key not in keys.SPINE and key.split(".")[0] not in known):
-            raise _slips().unknown(key, value, keys.SPINE, None, own)
+        spoilt = any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in keys.OWN_KEYS)
+        if spoilt or (key not in keys.OWN_KEYS and key.split(".")[0] not in known):
+            raise _hints().unknown_key(key, value, keys.OWN_KEYS, None, own)
         keys.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
     if plain["pause_at"] and choices["task"] not in ("train", "evaluate"):

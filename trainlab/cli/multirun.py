@@ -13,24 +13,24 @@ from trainlab.config import keys
 from trainlab.errors import ConfigError
 
 
-def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
+def sweep(request: Any, folder_of: Callable, job: Callable, report: Callable) -> int:
     """Run every job that has not ended, in a folder of its own; 8 when some were lost.
 
-    place(digest) gives the folder of the sweep. job(cfg) gives a summary or the exception that
+    folder_of(digest) gives the folder of the sweep. job(cfg) gives a summary or the exception that
     ended it; report(error, folder) prints that. What can be refused is before a folder is made.
     """
     from trainlab.sweeps.execute import ledger
     from trainlab.sweeps.results import leaderboard
 
-    plan = planned(asked)
-    directory = place(plan["digest"])
-    with ledger.held(directory, asked.place), stopping(asked.cfg.quiet):
-        taken_up(asked, directory, plan)
-        function = partial(one, job, report, ledger.ended)
+    plan = make_plan(request)
+    directory = folder_of(plan["digest"])
+    with ledger.locked(directory, request.place), sweep_signals(request.cfg.quiet):
+        open_sweep(request, directory, plan)
+        function = partial(run_one, job, report, ledger.ended)
         function.__module__ = "trainlab.cli.multirun"  # Hydra asks for it
-        with leaderboard.live(directory, plan["jobs"], asked.cfg.quiet):
-            asked.hydra.multirun("config", function, lines(asked, directory))
-        leaderboard.close(directory, asked.cfg.quiet)
+        with leaderboard.live(directory, plan["jobs"], request.cfg.quiet):
+            request.hydra.multirun("config", function, hydra_overrides(request, directory))
+        leaderboard.close(directory, request.cfg.quiet)
     lost = [result for result in ledger.results(directory) if result["state"] in ledger.LOST]
     for result in lost:
         where, text = directory / result["folder"], result["reason"] or "see error.txt there"
@@ -38,13 +38,13 @@ def sweep(asked: Any, place: Callable, job: Callable, report: Callable) -> int:
     return 8 if lost else 0
 
 
-def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
+def run_one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
     """One run of many: its failure is told and does not end the others; a signal ends them all."""
     from hydra.core.hydra_config import HydraConfig
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     outcome = job(cfg)
-    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Held)
+    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Paused)
     code = report(outcome, directory) if told else 0
     if isinstance(outcome, errors.Stopped):
         sys.exit(code)
@@ -52,24 +52,24 @@ def one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
     return directory.name
 
 
-def planned(asked: Any) -> dict[str, Any]:
-    """What sweep.json says. Raises ConfigError for what cannot be swept as asked."""
+def make_plan(request: Any) -> dict[str, Any]:
+    """What sweep.json says. Raises ConfigError for what cannot be swept as request."""
     from hydra.utils import instantiate
 
     from trainlab.sweeps.execute import drive, ledger
     from trainlab.sweeps.search.space import Space
 
-    refused(asked)
-    cfg, n = asked.ours, asked.ours.repeats
-    ours = [o for o in asked.overrides if not o.is_hydra_override()]
+    require_sweepable(request)
+    cfg, n = request.ours, request.ours.repeats
+    ours = [o for o in request.overrides if not o.is_hydra_override()]
     space = Space.of(ours)
-    sampler = instantiate(asked.cfg.hydra.sweeper.sampler)
+    sampler = instantiate(request.cfg.hydra.sweeper.sampler)
     settings = drive.sampler_settings(sampler, cfg.sweep)
     jobs = n * drive.size(space, sampler, settings, cfg)
     axes = {o.key_or_group: axis_spec(o) for o in ours if o.key_or_group in space.keys}
     if "seed" in cfg.sweep.nuisance:
         raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
-    if not axes and asked.typed("sweep.trials") is not None:
+    if not axes and request.typed("sweep.trials") is not None:
         text = "nothing to vary; add search=lr or a key with several values"
         raise ConfigError(f"sweep.trials = {cfg.sweep.trials}: {text}")
     if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
@@ -78,10 +78,10 @@ def planned(asked: Any) -> dict[str, Any]:
         )
     if n > 1:
         axes["seed"] = [str(cfg.seed + i) for i in range(n)]
-    search = [repr(space), keys.values(asked.cfg.hydra.sweeper), settings, n]
-    search += [ledger.digest(keys.values(other)) for other in asked.others]
+    search = [repr(space), keys.values(request.cfg.hydra.sweeper), settings, n]
+    search += [ledger.digest(keys.values(other)) for other in request.others]
     return {
-        "command": [o.input_line for o in asked.overrides],
+        "command": [o.input_line for o in request.overrides],
         "digest": ledger.digest(keys.values(cfg), *search),
         "axes": axes,
         "jobs": jobs,
@@ -91,19 +91,19 @@ def planned(asked: Any) -> dict[str, Any]:
     }
 
 
-def refused(asked: Any) -> None:
+def require_sweepable(request: Any) -> None:
     """Raise ConfigError for words that have no place in a sweep."""
-    n = asked.ours.repeats
-    seed = next((o for o in asked.overrides if o.key_or_group == "seed"), None)
-    if n > 1 and asked.ours.resume is not None:
+    n = request.ours.repeats
+    seed = next((o for o in request.overrides if o.key_or_group == "seed"), None)
+    if n > 1 and request.ours.resume is not None:
         raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
     if n > 1 and seed is not None and not isinstance(seed.value(), int):
         raise ConfigError(f"repeats = {n}: has the seeds of its own; drop {seed.input_line}")
-    (other,) = {*PLACES} - {asked.place}
-    if (given := asked.typed(other)) is not None:
-        raise ConfigError(f"{other} = {given}: not the folder here; use {asked.place}={given}")
-    if "sampler" not in asked.cfg.hydra.sweeper:
-        word = asked.cfg.hydra.runtime.choices["hydra/sweeper"]
+    (other,) = {*PLACES} - {request.place}
+    if (given := request.typed(other)) is not None:
+        raise ConfigError(f"{other} = {given}: not the folder here; use {request.place}={given}")
+    if "sampler" not in request.cfg.hydra.sweeper:
+        word = request.cfg.hydra.runtime.choices["hydra/sweeper"]
         raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
 
 
@@ -112,16 +112,16 @@ def axis_spec(o: Any) -> list[str] | str:
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
 
 
-def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
+def sweep_folder(runs: Path, request: Any, make: Callable, digest: str) -> Path:
     """The folder that was typed, that of the newest sweep by the same command, or a new one."""
     from trainlab.sweeps.execute import ledger
 
-    if (given := asked.typed(asked.place)) is None:
+    if (given := request.typed(request.place)) is None:
         return ledger.newest(runs, digest) or make()
     here, directory, typed = (
         ledger.read_manifest(Path(given)),
         Path(given),
-        f"{asked.place} = {given}",
+        f"{request.place} = {given}",
     )
     if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
         axes = " x ".join(here.get("axes", {})) or "unknown"
@@ -136,7 +136,7 @@ def place(runs: Path, asked: Any, make: Callable, digest: str) -> Path:
     return directory
 
 
-def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
+def open_sweep(request: Any, directory: Path, plan: dict[str, Any]) -> None:
     """Write sweep.json, or say what of the sweep is there already."""
     from trainlab.storage import atomic
     from trainlab.sweeps.execute import ledger
@@ -146,31 +146,31 @@ def taken_up(asked: Any, directory: Path, plan: dict[str, Any]) -> None:
         atomic.write_json(directory / "sweep.json", plan)
     if not before:
         return
-    if asked.ours.sweep.retry:
+    if request.ours.sweep.retry:
         ledger.forget(directory, ledger.LOST)
     done = len(ledger.results(directory))
     if done:
-        ledger.same_data(directory, partial(data_digest, trust=asked.ours.trust), asked.place)
-    if not asked.cfg.quiet:
+        ledger.same_data(directory, partial(data_digest, trust=request.ours.trust), request.place)
+    if not request.cfg.quiet:
         what = "all" if done == plan["jobs"] else "going on:"
         print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
-              f"run them anew with {asked.place}=NEW", flush=True)  # fmt: skip
+              f"run them anew with {request.place}=NEW", flush=True)  # fmt: skip
 
 
 def data_digest(cfg: Any, trust: Any) -> str:
     """Of the data that a job's config names, as they are now."""
     from trainlab.config.build import Door
-    from trainlab.data.sources import loaded
+    from trainlab.data.sources import load_splits
 
-    return loaded(Door(trust), *keys.apart(cfg, "data")).digest()
+    return load_splits(Door(trust), *keys.split_own_keys(cfg, "data")).digest()
 
 
-def lines(asked: Any, directory: Path) -> list[str]:
+def hydra_overrides(request: Any, directory: Path) -> list[str]:
     """The overrides that Hydra gets."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    typed = [o.input_line for o in asked.overrides if o.key_or_group not in PLACES]
-    if asked.ours.repeats > 1 and asked.typed("hydra/launcher") is None:
+    typed = [o.input_line for o in request.overrides if o.key_or_group not in PLACES]
+    if request.ours.repeats > 1 and request.typed("hydra/launcher") is None:
         typed.append("hydra/launcher=stack")
     text = QuotedString(str(directory), Quote.single).with_quotes()
     return [*typed, f"hydra.sweep.dir={text}", "hydra.mode=MULTIRUN"]
@@ -180,7 +180,7 @@ PLACES = "hydra.run.dir", "hydra.sweep.dir"
 
 
 @contextmanager
-def stopping(quiet: bool) -> Iterator[None]:
+def sweep_signals(quiet: bool) -> Iterator[None]:
     """SIGTERM ends a sweep as Ctrl-C does, and both say how it goes on."""
 
     def stop(number: int, frame: object) -> None:

@@ -62,18 +62,20 @@ def example(key: str, value: Any) -> str:
         keys.check(key, value)
     except ConfigError:
         return f"{key} ({rule.allowed()})"
-    return f"{key}={keys.plain(value)}"
+    return f"{key}={keys.as_typed(value)}"
 
 
-def no_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
+def unknown_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
     """That a group has no such word."""
-    hint = "see --help" if default == "" else f"leave it out: the default is {keys.plain(default)}"
+    hint = (
+        "see --help" if default == "" else f"leave it out: the default is {keys.as_typed(default)}"
+    )
     if near := closest(str(word), options):
         hint = f"did you mean {group}={near}?"
-    return ConfigError(f"{group} = {keys.plain(word)}: not one of {', '.join(options)}; {hint}")
+    return ConfigError(f"{group} = {keys.as_typed(word)}: not one of {', '.join(options)}; {hint}")
 
 
-def unknown(
+def unknown_key(
     key: str, value: Any, leaves: Iterable[str], word: Any = None, more: Path | None = None
 ) -> ConfigError:
     """What is wrong with a key that does not exist: `leaves` do, `word` is chosen in its group."""
@@ -81,7 +83,9 @@ def unknown(
     section = key.rpartition(".")[0]
     known = words.groups(more)
     inside = sorted(leaf for leaf in leaves if leaf.startswith(f"{key}."))
-    owners = [other for other in known.get(group, ()) if key in words.literals(group, other, more)]
+    owners = [
+        other for other in known.get(group, ()) if key in words.file_values(group, other, more)
+    ]
     names = [*(leaf for leaf in leaves if "._" not in leaf), *([] if section else known)]
     if inside:
         says = f"has keys of its own; set {' or '.join(inside)}"
@@ -94,10 +98,10 @@ def unknown(
         says = f"no such key; did you mean {example(near, value)}?"
     else:
         says = "no such key; see --help"
-    return ConfigError(f"{key} = {keys.plain(value)}: {says}")
+    return ConfigError(f"{key} = {keys.as_typed(value)}: {says}")
 
 
-def misspelt(arg: str, known: Iterable[str]) -> ConfigError:
+def malformed(arg: str, known: Iterable[str]) -> ConfigError:
     """What is wrong with an argument that is no KEY=VALUE."""
     key, _, text = arg.partition("=")
     bare = key.lstrip("+~")
@@ -116,7 +120,7 @@ def misspelt(arg: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{key} is empty: {must}; see --help")
 
 
-def not_a_sweep(key: str, text: str) -> str:
+def several_values_hint(key: str, text: str) -> str:
     """What was meant by several values without -m."""
     rule = keys.declared(key)
     if rule and rule.each:
@@ -135,12 +139,12 @@ def help_text(commands: Iterable[tuple[str, str]]) -> str:
     lines += [""]
     lines += ["Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"]
     for group, options in words.groups().items():
-        on = words.several(words.usual().get(group))
+        on = words.as_list(words.default_words().get(group))
         texts = [f"[{word}]" if word in on else word for word in options]
         lines.append(f"  {group:<13} {' '.join(texts)}")
     lines += ["", "Keys (key=value, the default after =; the keys of a word stand in its file):"]
-    for key, rule in keys.SPINE.items():
-        setting = f"{key}={keys.plain(rule.default)}"
+    for key, rule in keys.OWN_KEYS.items():
+        setting = f"{key}={keys.as_typed(rule.default)}"
         unit = f" [{rule.unit}]" if rule.unit else ""
         lines.append(f"  {setting:<24} {rule.help}{unit}; {rule.allowed()}")
     lines += [
@@ -152,7 +156,7 @@ def help_text(commands: Iterable[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def known(error: BaseException, place: str) -> TrainlabError:
+def as_trainlab_error(error: BaseException, place: str) -> TrainlabError:
     """The error of ours that says what happened; for a fault in the program, the place to look."""
     if isinstance(error, TrainlabError):
         return error

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainlab.errors import plain as plain  # where values are told
+from trainlab.errors import as_typed as as_typed  # where values are told
 
 DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
 CADENCE = {"form": r"[1-9]\d{0,11}(ep)?", "says": "steps (a whole number >= 1) or epochs (1ep)"}
@@ -80,7 +80,7 @@ class Key:
         return abs(value) < math.inf and all(inside)
 
 
-SPINE = {
+OWN_KEYS = {
     "seed": Key(int, 0, "of weights, order and dropout", ge=0, le=SEEDS),
     "device": Key(str, "auto", "GPU if there is one", **DEVICE),
     "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
@@ -201,9 +201,9 @@ RANGES = {
     Key(str, choices=("strong_wolfe",), null=True): "optim.line_search_fn",
 }  # fmt: skip
 COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()}
-KEYS = SPINE | COMMON
+KEYS = OWN_KEYS | COMMON
 # what may differ between a run and its resumption; of the data, its own digest is compared
-HARMLESS = (
+MAY_DIFFER = (
     "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
     "data.memory_limit.", "data.workers.", "pause_at.", "stack.", "sweep.", "repeats.",
@@ -214,7 +214,7 @@ HARMLESS = (
 def defaults() -> dict[str, Any]:
     """The spine as plain dicts, for Hydra's ConfigStore."""
     config: dict[str, Any] = {}
-    for name, rule in SPINE.items():
+    for name, rule in OWN_KEYS.items():
         section, _, last = name.rpartition(".")
         (config.setdefault(section, {}) if section else config)[last] = rule.default
     return config
@@ -227,12 +227,12 @@ def values(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def apart(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
+def split_own_keys(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
     """A group's node without the keys in it that trainlab itself owns, and those."""
     from omegaconf import OmegaConf
 
     node = values(cfg[group])
-    own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in SPINE}
+    own = {key: node.pop(key) for key in list(node) if f"{group}.{key}" in OWN_KEYS}
     return OmegaConf.create({group: node})[group], own
 
 
@@ -255,19 +255,19 @@ def check(name: str, value: Any, usual: Any = None) -> None:
         if not isinstance(sample, tuple(NAMES)):  # null or {}: any value
             return
         rule = Key(type(sample), each=isinstance(usual, list))
-    usual = SPINE[name].default if usual is None and name in SPINE else usual
+    usual = OWN_KEYS[name].default if usual is None and name in OWN_KEYS else usual
     parts = {name: value}
     if rule.each and isinstance(value, list):
         rule = dataclasses.replace(rule, each=False)
         parts = {f"{name}[{i}]": item for i, item in enumerate(value)}
     for part, item in parts.items():
         if not rule.accepts(item):
-            raise _fixes().wrong(part, item, rule.allowed(), name, rule, usual)
+            raise _suggest().not_allowed(part, item, rule.allowed(), name, rule, usual)
     if name == "optim.betas" and len(value) != 2:
-        raise _fixes().wrong(name, value, "two numbers", name, None, usual)
+        raise _suggest().not_allowed(name, value, "two numbers", name, None, usual)
 
 
-def _fixes() -> Any:
+def _suggest() -> Any:
     from trainlab.config import suggest  # only a run that goes wrong reads how
 
     return suggest
@@ -282,12 +282,12 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def harmless(name: str) -> bool:
+def may_differ(name: str) -> bool:
     """Whether a resumed run may have another value of this key without being another run."""
-    return f"{name}.".startswith(HARMLESS)
+    return f"{name}.".startswith(MAY_DIFFER)
 
 
-def digest(config: dict[str, Any], without: Callable[[str], bool] = harmless) -> str:
+def digest(config: dict[str, Any], without: Callable[[str], bool] = may_differ) -> str:
     """SHA-256 of the resolved config without some keys; 1 and 1.0 are the same lr."""
 
     def number(name: str, value: Any) -> Any:

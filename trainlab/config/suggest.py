@@ -4,17 +4,19 @@ import difflib
 import re
 from typing import Any
 
-from trainlab.errors import ConfigError, plain
+from trainlab.errors import ConfigError, as_typed
 
 
-def wrong(part: str, value: Any, allowed: str, name: str, rule: Any, usual: Any) -> ConfigError:
+def not_allowed(
+    part: str, value: Any, allowed: str, name: str, rule: Any, usual: Any
+) -> ConfigError:
     """The one line for a value that is not allowed."""
-    fix = (rule and nearest(name, rule, value)) or use(name, usual)
-    return ConfigError(f"{part} = {plain(value)}: must be {allowed}; {fix}")
+    fix = (rule and nearest(name, rule, value)) or typical_value(name, usual)
+    return ConfigError(f"{part} = {as_typed(value)}: must be {allowed}; {fix}")
 
 
-def use(name: str, usual: Any) -> str:
-    return f"such as {name}={plain(usual)}" if usual is not None else f"leave {name} out"
+def typical_value(name: str, usual: Any) -> str:
+    return f"such as {name}={as_typed(usual)}" if usual is not None else f"leave {name} out"
 
 
 def nearest(name: str, rule: Any, value: Any) -> str:
@@ -23,7 +25,7 @@ def nearest(name: str, rule: Any, value: Any) -> str:
     text = str(value).strip()
     meant = words.get(text)
     if rule.each or (isinstance(value, list) and len(value) == 1):
-        return f"use {name}={plain([value] if rule.each else value[0])}" if value else ""
+        return f"use {name}={as_typed([value] if rule.each else value[0])}" if value else ""
     if rule.kind in (int, float):
         if re.fullmatch(r"\d+e", text):
             return f"did you mean {name}={text}-3?"
@@ -38,4 +40,4 @@ def nearest(name: str, rule: Any, value: Any) -> str:
         meant = int(float(text))
     elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
         meant = near[0]
-    return f"use {name}={plain(meant)}" if meant is not None and rule.accepts(meant) else ""
+    return f"use {name}={as_typed(meant)}" if meant is not None and rule.accepts(meant) else ""

@@ -27,7 +27,7 @@ def groups(more: Path | None = None) -> dict[str, list[str]]:
 
 
 @cache
-def usual() -> dict[str, Any]:
+def default_words() -> dict[str, Any]:
     """Group -> its default word (a list where several are on, None where none is), in order."""
     import yaml
 
@@ -37,7 +37,7 @@ def usual() -> dict[str, Any]:
 
 
 @cache
-def literals(group: str, word: str, more: Path | None = None) -> dict[str, Any]:
+def file_values(group: str, word: str, more: Path | None = None) -> dict[str, Any]:
     """Dotted key -> value as the word's own file has it, `optim.lr` -> 0.001."""
     from omegaconf import OmegaConf
 
@@ -53,7 +53,7 @@ def literals(group: str, word: str, more: Path | None = None) -> dict[str, Any]:
     return keys.flat(body, f"{package}." if package else "")
 
 
-def about(group: str, word: str) -> str:
+def source(group: str, word: str) -> str:
     """The first comment of a word's file: its source."""
     for line in (conf() / group / f"{word}.yaml").read_text().splitlines():
         if line.startswith("# ") and not line.startswith("# @"):
@@ -61,7 +61,7 @@ def about(group: str, word: str) -> str:
     return ""
 
 
-def several(word: Any) -> list[str]:
+def as_list(word: Any) -> list[str]:
     """The words of a group as a list, where one, several or none are on."""
     return [word] if isinstance(word, str) else list(word or [])
 
@@ -70,34 +70,34 @@ def recipe(cfg: Any, choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
     """What show.recipe prints: group -> word, and dotted key -> (value, its default).
 
     The default of a group's key is the literal in the word's file, that of a group its default
-    word, that of every other key the spine's. Shown is what decides the run: neither how it
+    word, that of every other key the own keys's. Shown is what decides the run: neither how it
     was started nor the inside of a part.
     """
     from omegaconf import OmegaConf
 
-    usually = usual()
+    usually = default_words()
     chosen = {group: choices[group] for group in usually if choices.get(group) is not None}
-    own = {key: value for group in chosen for word in several(chosen[group])
-           for key, value in literals(group, word).items()}  # fmt: skip
-    own |= {key: rule.default for key, rule in keys.SPINE.items()}
+    own = {key: value for group in chosen for word in as_list(chosen[group])
+           for key, value in file_values(group, word).items()}  # fmt: skip
+    own |= {key: rule.default for key, rule in keys.OWN_KEYS.items()}
     values = {
         key: (value, own.get(key, value))
         for key, value in keys.flat(OmegaConf.to_container(cfg, resolve=True)).items()
         if key.rsplit(".", 1)[-1] not in ("_partial_", "_target_")
         and key not in ("quiet", "resume", "resume_allow", "trust")
-        and (key in keys.SPINE or key.split(".")[0] not in INNER)
+        and (key in keys.OWN_KEYS or key.split(".")[0] not in INNER)
     }
     values |= {group: (_text(word), _text(usually[group])) for group, word in chosen.items()}
     return {group: _text(word) for group, word in chosen.items()}, values
 
 
-def card(cfg: Any, choices: Mapping[str, Any]) -> str:
+def recipe_table(cfg: Any, choices: Mapping[str, Any]) -> str:
     """The recipe as a markdown table, for TensorBoard's text page; what differs is bold."""
     chosen, values = recipe(cfg, choices)
     rows: dict[str, list[str]] = {group: [] for group in (*chosen, "run")}
     for key, (now, usual) in values.items():
         head = key.split(".")[0]
-        text = now if key in chosen else f"{key}={keys.plain(now)}"
+        text = now if key in chosen else f"{key}={keys.as_typed(now)}"
         rows[head if head in chosen else "run"].append(f"**{text}**" if now != usual else text)
     lines = ["| recipe | word | settings |", "|---|---|---|"]
     for group, texts in rows.items():
@@ -107,4 +107,4 @@ def card(cfg: Any, choices: Mapping[str, Any]) -> str:
 
 
 def _text(word: Any) -> str:
-    return ",".join(several(word)) or "none"
+    return ",".join(as_list(word)) or "none"

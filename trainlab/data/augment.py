@@ -52,7 +52,7 @@ class Draw:
 Part = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
 
 
-def augmented(
+def apply_augment(
     parts: Sequence[Part],
     seed: int,
     max_value: float,
@@ -71,14 +71,14 @@ def augmented(
     return x, y
 
 
-def bound(parts: Sequence[Part], seed: int, splits: Splits) -> Callable:
-    """`augmented` for one data set, (x, y, step) -> (x, y). What a part refuses is told at once."""
-    change = partial(augmented, parts, seed, splits.max_value, len(splits.classes))
+def make_augment(parts: Sequence[Part], seed: int, splits: Splits) -> Callable:
+    """`apply_augment` for one data set, (x, y, step) -> (x, y). A part that refuses raises here."""
+    change = partial(apply_augment, parts, seed, splits.max_value, len(splits.classes))
     change(splits.train.x[:1], splits.train.y[:1], 0)
     return change
 
 
-def unsafe(words: Iterable[str], splits: Splits) -> list[str]:
+def label_warnings(words: Iterable[str], splits: Splits) -> list[str]:
     """A line for each word of which the data set does not say that it keeps the labels."""
     names = [word for word in words if word not in splits.keeps]
     return [f"augment = {n}: {splits.name} does not say that its labels stay true" for n in names]
@@ -86,7 +86,7 @@ def unsafe(words: Iterable[str], splits: Splits) -> list[str]:
 
 def flip(x: Tensor, y: Tensor, draw: Draw, p: float = 0.5) -> tuple[Tensor, Tensor]:
     """Left for right with probability p. Krizhevsky et al. 2012, section 4.1."""
-    _images(x, "flip")
+    _require_images(x, "flip")
     chosen = draw.uniform(len(x), 0, 1) < p
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x), y
 
@@ -96,22 +96,22 @@ def shift(
 ) -> tuple[Tensor, Tensor]:
     """Moved by up to `pixels` up or down and left or right; what comes in is the last row or
     column again (`edge`) or 0 (`zero`). Simard, Steinkraus and Platt 2003."""
-    _images(x, "shift")
-    padded = _edged(x, pixels) if fill == "edge" else functional.pad(x, (pixels,) * 4)
+    _require_images(x, "shift")
+    padded = _pad_with_edge(x, pixels) if fill == "edge" else functional.pad(x, (pixels,) * 4)
     return _windows(padded, draw, 2 * pixels, x.shape), y
 
 
 def pad_crop(x: Tensor, y: Tensor, draw: Draw, pad: int = 4) -> tuple[Tensor, Tensor]:
     """`pad` rows and columns of 0 on each side, then a crop of the old size from anywhere.
     He et al. 2016, section 4.2."""
-    _images(x, "pad_crop")
+    _require_images(x, "pad_crop")
     return _windows(functional.pad(x, (pad,) * 4), draw, 2 * pad, x.shape), y
 
 
 def rotate(x: Tensor, y: Tensor, draw: Draw, degrees: float = 15.0) -> tuple[Tensor, Tensor]:
     """Turned about the centre by -degrees .. degrees, bilinear, 0 outside. Simard et al. 2003."""
-    _images(x, "rotate")
-    return turned(x, draw.uniform(len(x), -degrees, degrees)).clamp_(0, draw.max_value), y
+    _require_images(x, "rotate")
+    return rotated(x, draw.uniform(len(x), -degrees, degrees)).clamp_(0, draw.max_value), y
 
 
 def noise(x: Tensor, y: Tensor, draw: Draw, std: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ def noise(x: Tensor, y: Tensor, draw: Draw, std: float = 0.05) -> tuple[Tensor, 
 def cutout(x: Tensor, y: Tensor, draw: Draw, size: int = 4) -> tuple[Tensor, Tensor]:
     """A square of `size` pixels set to 0; its centre is anywhere in the image, so that it may hang
     over the edge. DeVries and Taylor 2017."""
-    _images(x, "cutout")
+    _require_images(x, "cutout")
     return x.masked_fill(_box(x, draw, *[torch.full((len(x),), size, device=x.device)] * 2), 0), y
 
 
@@ -135,7 +135,7 @@ def jitter(
 ) -> tuple[Tensor, Tensor]:
     """All pixels times 1 - brightness .. 1 + brightness, then the distance from the image's mean
     times 1 - contrast .. 1 + contrast, clamped. Howard 2013."""
-    _images(x, "jitter")
+    _require_images(x, "jitter")
     light, factor = (
         draw.uniform(len(x), 1 - d, 1 + d).view(-1, 1, 1, 1) for d in (brightness, contrast)
     )
@@ -155,14 +155,14 @@ def mixup(x: Tensor, y: Tensor, draw: Draw, alpha: float = 0.2) -> tuple[Tensor,
 def cutmix(x: Tensor, y: Tensor, draw: Draw, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
     """A box of a partner's image, of the area 1 - share with share ~ Beta(alpha, alpha), anywhere;
     labels by the area that is left. Yun et al. 2019. Returns y (B, K)."""
-    _images(x, "cutmix")
+    _require_images(x, "cutmix")
     side, partner = (1 - draw.beta(len(x), alpha)).sqrt(), draw.partners(len(x))
     box = _box(x, draw, *((n * side).long() for n in x.shape[2:]))
     share = 1 - box.float().mean((1, 2, 3))  # what hangs over the edge is not taken
     return torch.where(box, x[partner], x), _mixed(y, partner, share, draw.classes)
 
 
-def turned(x: Tensor, angles: Tensor) -> Tensor:
+def rotated(x: Tensor, angles: Tensor) -> Tensor:
     """x (B, C, H, W), each turned anticlockwise by its angle (B,), in degrees; float32."""
     height, width = x.shape[2:]
     a = angles * (math.pi / 180)
@@ -174,7 +174,7 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
     return functional.grid_sample(x.float(), grid, align_corners=False)
 
 
-def _images(x: Tensor, word: str) -> None:
+def _require_images(x: Tensor, word: str) -> None:
     if x.dim() != 4:
         raise ConfigError(
             f"augment = {word}: needs images (C, H, W), the data has shape {tuple(x.shape[1:])}; "
@@ -182,7 +182,7 @@ def _images(x: Tensor, word: str) -> None:
         )
 
 
-def _edged(x: Tensor, pad: int) -> Tensor:
+def _pad_with_edge(x: Tensor, pad: int) -> Tensor:
     """x (B, C, H, W) with its outermost rows and columns repeated; torch's pad takes no uint8."""
     for dim in (2, 3):
         index = torch.arange(-pad, x.shape[dim] + pad, device=x.device)

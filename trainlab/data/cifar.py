@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trainlab.data.fetch import downloaded, folder
-from trainlab.data.splits import FOR_IMAGES, Split, Splits, with_test
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, split_off_validation
 from trainlab.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -87,7 +87,7 @@ def _read(
     x, y = (torch.cat(each) for each in zip(*both, strict=True))
     test = Split(*images(parts[archive.test], archive.labels, f"{path}: {archive.test}"))
     told = {"max_value": 255.0, "name": name, "keeps": FOR_IMAGES}
-    return with_test(Split(x, y), test, classes, split_seed, val_size, **told)
+    return split_off_validation(Split(x, y), test, classes, split_seed, val_size, **told)
 
 
 def images(payload: bytes, labels: int, where: str) -> tuple[torch.Tensor, torch.Tensor]:

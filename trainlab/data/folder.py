@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.image_cache import File, decoded_once
+from trainlab.data.image_cache import File, decode_all
 from trainlab.data.memory_map import Rows
-from trainlab.data.splits import FOR_IMAGES, Split, Splits, dealt, with_test
+from trainlab.data.splits import FOR_IMAGES, Split, Splits, split_off_validation, split_three_ways
 from trainlab.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -60,7 +60,7 @@ def image_folder(
     if root is None:
         raise DataError("data.root = null: data=image_folder needs a folder; type data.root=DIR")
     found = listing(Path(root).expanduser())
-    images, notices = decoded_once(Path(root).expanduser(), found.files, size)
+    images, notices = decode_all(Path(root).expanduser(), found.files, size)
     if images.nbytes <= memory_limit * 2**20:
         x = torch.from_numpy(np.array(images))
     else:
@@ -69,7 +69,7 @@ def image_folder(
     told = {"max_value": 255.0, "name": "image_folder", "keeps": FOR_IMAGES}
     told["notices"] = (*found.notices(), *notices)
     if not any(found.part):
-        return dealt(whole, found.classes, split_seed, **told)
+        return split_three_ways(whole, found.classes, split_seed, **told)
     where = {name: [i for i, part in enumerate(found.part) if part == name] for name in PARTS}
     parts = {name: whole.take(torch.tensor(where[name])) for name in where if where[name]}
     if "test" not in parts:
@@ -79,7 +79,9 @@ def image_folder(
         splits = (parts[name] for name in ("train", "val", "test"))
         return Splits(*splits, found.classes, **told)
     tenth = max(len(parts["train"]) // 10, 1)
-    return with_test(parts["train"], parts["test"], found.classes, split_seed, tenth, **told)
+    return split_off_validation(
+        parts["train"], parts["test"], found.classes, split_seed, tenth, **told
+    )
 
 
 def listing(root: Path) -> Listing:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainlab.data.fetch import fetched, folder
-from trainlab.data.splits import FOR_IMAGES, NO_FLIP, Split, Splits, with_test
+from trainlab.data.splits import FOR_IMAGES, NO_FLIP, Split, Splits, split_off_validation
 from trainlab.errors import DataError
 
 # sha256 of the unpacked IDX files in the copies of MNIST that are in use: first as LeCun published
@@ -97,7 +97,7 @@ def _splits(
         parse_idx(payload, 3 if "idx3" in path.name else 1, path) for path, payload in files
     )
     both, test = Split(x[:, None], y.long()), Split(test_x[:, None], test_y.long())
-    return with_test(both, test, classes, split_seed, val_size, **told)
+    return split_off_validation(both, test, classes, split_seed, val_size, **told)
 
 
 def parse_idx(payload: bytes, dims: int, path: Path | str) -> Tensor:

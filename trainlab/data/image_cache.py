@@ -48,9 +48,7 @@ class Decoded:
     converted: str
 
 
-def decoded_once(
-    root: Path, files: Sequence[File], size: int | None
-) -> tuple[np.ndarray, list[str]]:
+def decode_all(root: Path, files: Sequence[File], size: int | None) -> tuple[np.ndarray, list[str]]:
     """All images as a read-only memory map (N, C, H, W) uint8, in the order of `files`; notices.
 
     C is 1 if every image is grey, else 3. Raises DataError, which names the file, for one that is

@@ -15,7 +15,14 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from trainlab.data.splits import FOR_IMAGES, FOR_TABLES, Split, Splits, dealt, with_test
+from trainlab.data.splits import (
+    FOR_IMAGES,
+    FOR_TABLES,
+    Split,
+    Splits,
+    split_off_validation,
+    split_three_ways,
+)
 from trainlab.errors import DataError
 
 LARGEST = 2**34  # bytes of all arrays together, unpacked
@@ -71,8 +78,8 @@ def npz(
         return Splits(*splits, classes, **told)
     if len(splits) == 2:
         size = val_size or max(len(splits[0]) // 10, 1)
-        return with_test(*splits, classes, split_seed, size, **told)
-    return dealt(splits[0], classes, split_seed, **told)
+        return split_off_validation(*splits, classes, split_seed, size, **told)
+    return split_three_ways(splits[0], classes, split_seed, **told)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

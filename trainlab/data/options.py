@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainlab.config.keys import plain
+from trainlab.config.keys import as_typed
 from trainlab.data.splits import Split, Splits, stratified
 from trainlab.errors import ConfigError
 from trainlab.training.randomness import stream
 
 
-def chosen(
+def apply_options(
     splits: Splits,
     seed: int,
     *,
@@ -35,22 +35,22 @@ def chosen(
     Raises ConfigError for options that this data set does not allow.
     """
     if classes is not None:
-        splits = of_classes(splits, _picked("data.classes", classes, splits.classes, 2))
+        splits = keep_classes(splits, _positions("data.classes", classes, splits.classes, 2))
     if features is not None:
-        splits = of_columns(splits, features)
+        splits = keep_columns(splits, features)
     if fold is not None and val_fraction is not None:
         raise ConfigError(
             f"data.fold = {fold}: a fold is the validation split; leave data.val_fraction out"
         )
     if fold is not None:
-        splits = cross_validated(splits, fold, folds, seed)
+        splits = split_fold(splits, fold, folds, seed)
     if val_fraction is not None:
-        splits = revalidated(splits, val_fraction, seed)
+        splits = resplit_validation(splits, val_fraction, seed)
     train = splits.train
     if imbalance < 1:
         train = train.take(imbalanced(train.y, len(splits.classes), imbalance, seed))
     if train_size is not None:
-        train = train.take(_part(train.y, train_size, seed))
+        train = train.take(_stratified_part(train.y, train_size, seed))
     if label_noise > 0:
         train = Split(train.x, mislabelled(train.y, len(splits.classes), label_noise, seed))
     # sorted by label, and trained on in that order (see Bench.fresh)
@@ -59,7 +59,7 @@ def chosen(
     return replace(splits, train=train)
 
 
-def _picked(key: str, wanted: Sequence[str], names: Sequence[str], least: int) -> list[int]:
+def _positions(key: str, wanted: Sequence[str], names: Sequence[str], least: int) -> list[int]:
     """Positions of the names or numbers asked for, in the order of the data set."""
     found = []
     for each in map(str, wanted):
@@ -68,19 +68,19 @@ def _picked(key: str, wanted: Sequence[str], names: Sequence[str], least: int) -
             number = names.index(each)
         if number >= len(names):
             raise ConfigError(
-                f"{key} = {plain(list(wanted))}: {each} is none of {', '.join(names[:100])}; "
+                f"{key} = {as_typed(list(wanted))}: {each} is none of {', '.join(names[:100])}; "
                 f"name them, or number them 0 to {len(names) - 1}"
             )
         found.append(number)
     if len(set(found)) < max(least, len(found)):
         raise ConfigError(
-            f"{key} = {plain(list(wanted))}: must be {least} or more, none twice; "
+            f"{key} = {as_typed(list(wanted))}: must be {least} or more, none twice; "
             f"such as {key}=[{names[0]},{names[-1]}]"
         )
     return sorted(found)
 
 
-def of_classes(splits: Splits, kept: list[int]) -> Splits:
+def keep_classes(splits: Splits, kept: list[int]) -> Splits:
     """Only the samples of the classes `kept`, which become 0, 1, ... in the order they had."""
     new = torch.full((len(splits.classes),), -1)
     new[kept] = torch.arange(len(kept))
@@ -93,29 +93,29 @@ def of_classes(splits: Splits, kept: list[int]) -> Splits:
     return replace(splits, **parts, classes=tuple(splits.classes[k] for k in kept))
 
 
-def of_columns(splits: Splits, wanted: Sequence[str]) -> Splits:
+def keep_columns(splits: Splits, wanted: Sequence[str]) -> Splits:
     """Only these columns of a table, by name or number."""
     if len(splits.shape) != 1:
         raise ConfigError(
-            f"data.features = {plain(list(wanted))}: data={splits.name} has images, and only a "
+            f"data.features = {as_typed(list(wanted))}: data={splits.name} has images, and only a "
             f"table has columns; leave data.features out"
         )
     names = splits.columns or tuple(map(str, range(splits.shape[0])))
-    kept = _picked("data.features", wanted, names, 1)
+    kept = _positions("data.features", wanted, names, 1)
     parts = {name: Split(part.x[:, kept], part.y) for name, part in splits.parts().items()}
     return replace(splits, **parts, columns=tuple(names[k] for k in kept))
 
 
-def _together(splits: Splits) -> Split:
+def _train_and_val(splits: Splits) -> Split:
     """Training and validation samples as one split."""
     a, b = splits.train, splits.val
     x = torch.cat([a.x, b.x]) if isinstance(a.x, Tensor) else a.x.join(b.x)
     return Split(x, torch.cat([a.y, b.y]))
 
 
-def cross_validated(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
+def split_fold(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
     """Fold `fold` of `folds` stratified parts of training and validation is the validation."""
-    both = _together(splits)
+    both = _train_and_val(splits)
     if not fold < folds <= len(both):
         raise ConfigError(
             f"data.fold = {fold}: must be 0 to {folds - 1}, of data.folds = {folds} of "
@@ -127,9 +127,9 @@ def cross_validated(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
     return replace(splits, train=both.take(rest), val=both.take(parts[fold]))
 
 
-def revalidated(splits: Splits, fraction: float, seed: int) -> Splits:
+def resplit_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     """Training and validation dealt anew: this share of them, rounded, is the validation."""
-    both = _together(splits)
+    both = _train_and_val(splits)
     size = round(fraction * len(both))
     if not 0 < size < len(both):
         raise ConfigError(
@@ -157,7 +157,7 @@ def imbalanced(y: Tensor, classes: int, ratio: float, seed: int) -> Tensor:
     return torch.cat(kept).sort().values
 
 
-def _part(y: Tensor, size: int, seed: int) -> Tensor:
+def _stratified_part(y: Tensor, size: int, seed: int) -> Tensor:
     """Sorted indices of a stratified part of so many samples."""
     if size > len(y):
         raise ConfigError(

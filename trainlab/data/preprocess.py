@@ -18,7 +18,7 @@ from trainlab.config import hints, words
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 
-MOST_TOLD = 1000  # numbers; a manifest is written at every checkpoint
+MANIFEST_LIMIT = 1000  # numbers; a manifest is written at every checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +53,17 @@ class Affine:
         """
         return Affine(*(t.expand(shape).contiguous() for t in (self.scale, self.shift)))
 
-    def described(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         """The state as a manifest can hold it: numbers, or the file of them that `keep` writes."""
-        if self.scale.numel() <= MOST_TOLD:
+        if self.scale.numel() <= MANIFEST_LIMIT:
             return {name: t.tolist() for name, t in self.state().items()}
         from trainlab.data import preprocess_file
 
         return preprocess_file.named(self.state())
 
-    def keep(self, run: Path) -> None:
+    def write_file(self, run: Path) -> None:
         """Write that file into the run folder, if there is one."""
-        if self.scale.numel() > MOST_TOLD:
+        if self.scale.numel() > MANIFEST_LIMIT:
             from trainlab.data import preprocess_file
 
             preprocess_file.write(run, self.state())
@@ -79,7 +79,7 @@ def fit(door: Callable, node: Any, own: dict[str, Any], splits: Splits) -> tuple
     fitted = door(node)(splits.train.x, splits.max_value)
     if own["test"] is None:
         return fitted, fitted
-    return fitted, other(own["test"], door, splits, fitted)
+    return fitted, mismatched(own["test"], door, splits, fitted)
 
 
 def standardize(x: Tensor, max_value: float) -> Affine:
@@ -171,7 +171,7 @@ def _centered(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
     return Affine(torch.full_like(mean, 1 / max_value).float(), -mean.float())
 
 
-def other(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
+def mismatched(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
     """The preprocessing `word` with the keys of its file, fitted on the training split too.
 
     A deliberate mistake: what is trained on `usual` is judged on something else. Raises ConfigError
@@ -179,7 +179,7 @@ def other(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
     """
     known = words.groups()["preprocess"]
     if word not in known:
-        raise hints.no_word("preprocess.test", word, known, None)
+        raise hints.unknown_word("preprocess.test", word, known, None)
     node = OmegaConf.load(words.conf() / "preprocess" / f"{word}.yaml")
     fitted = door(OmegaConf.create({"preprocess": node})["preprocess"])
     fitted = fitted(splits.train.x, splits.max_value)

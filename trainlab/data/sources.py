@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from trainlab.config import keys
-from trainlab.data.splits import FOR_TABLES, NO_FLIP, Split, Splits, dealt, stratified
+from trainlab.data.splits import FOR_TABLES, NO_FLIP, Split, Splits, split_three_ways, stratified
 from trainlab.training.randomness import stream
 
 DIGITS = Path(__file__).parent.parent / "data_files" / "digits.npz"
 
 
-def loaded(door: Callable, node: Any, options: dict[str, Any]) -> Splits:
-    """The splits of a data word, with what the user changed about them (`options.chosen`)."""
+def load_splits(door: Callable, node: Any, options: dict[str, Any]) -> Splits:
+    """The splits of a data word with the user's options (`options.apply_options`)."""
     splits = door(node)
     if options == keys.defaults()["data"]:
         return splits
-    from trainlab.data.options import chosen
+    from trainlab.data.options import apply_options
 
-    return chosen(splits, node.get("split_seed", 0), **options)
+    return apply_options(splits, node.get("split_seed", 0), **options)
 
 
 def digits(split_seed: int = 0) -> Splits:
@@ -63,7 +63,7 @@ def _embedded(name: str, split_seed: int) -> Splits:
         x, y = torch.from_numpy(file["x"]).float(), torch.from_numpy(file["y"]).long()
         classes, columns = (tuple(map(str, file[key])) for key in ("classes", "columns"))
     told = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": columns}
-    return dealt(Split(x, y), classes, split_seed, **told)
+    return split_three_ways(Split(x, y), classes, split_seed, **told)
 
 
 def spirals(
@@ -129,4 +129,4 @@ def _labels(samples: int, groups: int) -> tuple[Tensor, Tensor]:
 def _toy(name: str, x: Tensor, y: Tensor, groups: int, split_seed: int) -> Splits:
     names = tuple(map(str, range(groups)))
     told = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": ("x", "y")}
-    return dealt(Split(x.float(), y), names, split_seed, **told)
+    return split_three_ways(Split(x.float(), y), names, split_seed, **told)

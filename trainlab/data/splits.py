@@ -157,7 +157,7 @@ def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]
     return tuple(torch.cat(part).sort().values for part in parts)
 
 
-def dealt(both: Split, classes: Sequence[str], split_seed: int, **told: Any) -> Splits:
+def split_three_ways(both: Split, classes: Sequence[str], split_seed: int, **told: Any) -> Splits:
     """70 / 10 / 20 %, stratified. `told` is what else Splits takes: max_value, name, keeps, ..."""
     n = len(both)
     val, test = round(SHARES[1] * n), round(SHARES[2] * n)
@@ -170,7 +170,7 @@ def dealt(both: Split, classes: Sequence[str], split_seed: int, **told: Any) -> 
     return Splits(*(both.take(part) for part in parts), tuple(classes), **told)
 
 
-def with_test(
+def split_off_validation(
     both: Split, test: Split, classes: Sequence[str], split_seed: int, val_size: int, **told: Any
 ) -> Splits:
     """The official test split; of the rest `val_size` samples, stratified, are validation."""

@@ -46,11 +46,11 @@ class Linear:
         shapes = {"before": torch.tensor(self.before), "after": torch.tensor(self.after)}
         return {"mean": self.mean, "forward": self.forward, "backward": self.backward} | shapes
 
-    def described(self) -> dict[str, Any]:
-        """The file of numbers that `keep` writes, with its digest, for a manifest."""
+    def manifest_entry(self) -> dict[str, Any]:
+        """The file of numbers that `write_file` writes, with its digest, for a manifest."""
         return preprocess_file.named(self.state())
 
-    def keep(self, run: Path) -> None:
+    def write_file(self, run: Path) -> None:
         """Write that file into the run folder."""
         preprocess_file.write(run, self.state())
 

@@ -24,7 +24,7 @@ def check(
     if cfg.resume is not None:
         raise ConfigError("task = check: judges a recipe from its start; drop resume")
     with ExitStack() as stack:
-        status = stack.enter_context(run_folder.held(directory, keys.digest(keys.values(cfg))))
+        status = stack.enter_context(run_folder.locked(directory, keys.digest(keys.values(cfg))))
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
         bench = prepare(cfg, door)

@@ -88,7 +88,7 @@ class Checkpointer:
 
     def pauses(self, trainer: Trainer) -> bool:
         """Whether this is the step of `pause_at`; a run that has ended does not pause."""
-        at = run_folder.pause(self.facts["config"]["pause_at"], trainer.steps)
+        at = run_folder.pause_step(self.facts["config"]["pause_at"], trainer.steps)
         return trainer.step_count == at and not trainer.ended()
 
     def after(self, flag: run_folder.Flag, trainer: Trainer) -> None:
@@ -97,7 +97,7 @@ class Checkpointer:
         self.status.step = trainer.step_count
         if flag.raised is not None or self.pauses(trainer):
             self.save_now(trainer)
-            raise run_folder.stopped(flag.raised, trainer.step_count, self.directory)
+            raise run_folder.stop_error(flag.raised, trainer.step_count, self.directory)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
 
@@ -110,7 +110,7 @@ def checkpoint_facts(bench: Any) -> dict[str, Any]:
         "config": keys.values(bench.cfg),
         "data": bench.splits.digest(),
         "environment": randomness.environment(bench.device),
-        "preprocess": bench.preprocess.described(),
+        "preprocess": bench.preprocess.manifest_entry(),
         "shape": list(bench.shape),
         "classes": list(bench.splits.classes),
     }

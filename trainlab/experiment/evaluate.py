@@ -47,7 +47,7 @@ def evaluate(
         raise ConfigError("task = evaluate: needs a run; give resume=DIR")
     saved = _newest(directory)
     bench = prepare(cfg, door)
-    restore.same(checkpoint_facts(bench), saved.facts, cfg.resume_allow)
+    restore.require_same_recipe(checkpoint_facts(bench), saved.facts, cfg.resume_allow)
     trainer = bench.fresh()
     trainer.model.load_state_dict(_weights(saved))
     results = bench.scores(trainer)

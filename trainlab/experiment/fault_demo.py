@@ -31,7 +31,7 @@ def teach(
         raise ConfigError("task = teach: compares with a fault; add fault=WORD")
     show = Show(quiet=cfg.quiet)
     name, severity = named(word), f"fault.severity={cfg.fault.severity:g}"
-    show.note(f"fault   {name} ({severity}): {words.about('fault', word)}")
+    show.note(f"fault   {name} ({severity}): {words.source('fault', word)}")
     ended = None
     try:
         summary = train(cfg, directory, door, choices)

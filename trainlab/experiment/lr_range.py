@@ -190,7 +190,7 @@ def find(
         raise ConfigError(
             f"task.low = {low:g}: must be below task.high = {high:g}; use 1e-6 and 10"
         )
-    with run_folder.held(directory, keys.digest(keys.values(cfg))) as status:
+    with run_folder.locked(directory, keys.digest(keys.values(cfg))) as status:
         show = Show(quiet=cfg.quiet)
         bench = prepare(cfg, door)
         show.notes(bench.notices())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trainlab.config import keys, words
 from trainlab.data.batches import Batches, shuffled, unshuffled
 from trainlab.data.preprocess import fit
-from trainlab.data.sources import loaded
+from trainlab.data.sources import load_splits
 from trainlab.data.splits import Splits
 from trainlab.experiment.checkpointer import Checkpointer, checkpoint_facts
 from trainlab.nn.norm import refuse_single
@@ -57,17 +57,21 @@ class Bench:
         """What the training batches go through, or None."""
         if not (nodes := self.cfg.get("augment") or {}):
             return None
-        from trainlab.data.augment import bound  # not for runs that take the images as they are
+        from trainlab.data.augment import (
+            make_augment,
+        )  # not for runs that take the images as they are
 
-        return bound([self.door(node) for node in nodes.values()], self.cfg.seed, self.splits)
+        return make_augment(
+            [self.door(node) for node in nodes.values()], self.cfg.seed, self.splits
+        )
 
     def notices(self) -> list[str]:
         """What is worth saying about the data and what is done to it."""
         if not (nodes := self.cfg.get("augment") or {}):
             return list(self.splits.notices)
-        from trainlab.data.augment import unsafe
+        from trainlab.data.augment import label_warnings
 
-        return [*self.splits.notices, *unsafe(nodes, self.splits)]
+        return [*self.splits.notices, *label_warnings(nodes, self.splits)]
 
     def fresh(self, plain: bool = False) -> Trainer:
         """A Trainer at step 0, the same each time; preflight's are `plain`: not augmented."""
@@ -157,8 +161,10 @@ def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
     """Join the world, load the data, fit the preprocessing on the training split only."""
     device = randomness.join(cfg.device, cfg.threads, cfg.precision)
-    splits = loaded(door, *keys.apart(cfg, "data"))
-    fitted = [each.to(device) for each in fit(door, *keys.apart(cfg, "preprocess"), splits)]
+    splits = load_splits(door, *keys.split_own_keys(cfg, "data"))
+    fitted = [
+        each.to(device) for each in fit(door, *keys.split_own_keys(cfg, "preprocess"), splits)
+    ]
     return Bench(cfg, door, device, splits.to(device), *fitted)
 
 
@@ -200,7 +206,7 @@ def phases(
     Trainer is at its end. So a stack of runs is told by the very same lines."""
     digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
-        status = stack.enter_context(run_folder.held(directory, digest))
+        status = stack.enter_context(run_folder.locked(directory, digest))
         stop = stack.enter_context(run_folder.signals())
         show = Show(quiet=cfg.quiet)
         show.recipe(*words.recipe(cfg, choices))
@@ -215,19 +221,21 @@ def phases(
         if cfg.resume is not None:
             from trainlab.storage import restore
 
-            saved, notes = restore.find(directory, keeper.facts, trainer.steps, cfg.resume_allow)
+            saved, notes = restore.find_checkpoint(
+                directory, keeper.facts, trainer.steps, cfg.resume_allow
+            )
             show.notes(notes)
         status.write("running")  # from here on this start is the run's
         atomic.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-        bench.preprocess.keep(directory)
+        bench.preprocess.write_file(directory)
         verdicts = check(bench, directory, show)
         randomness.seed_everything(cfg.seed, "dropout")
         if saved:
-            restore.take_up(directory, saved, trainer)
+            restore.resume(directory, saved, trainer)
         kept = keeper.go_on(saved) if saved else 0
         log = keeper.log = stack.enter_context(Log(directory, kept, len(cfg.probe) > 1))
         if not kept:
-            log.text("recipe", words.card(cfg, choices))
+            log.text("recipe", words.recipe_table(cfg, choices))
         rows = partial(write_rows, trainer, log, show)
         watch = Watch(rows, probes(bench, log), keeper.save, partial(keeper.after, stop))
         if watch.probe is not None:

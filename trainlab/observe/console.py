@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from trainlab.config.keys import plain
+from trainlab.config.keys import as_typed
 
 RIGHT = "parameters", "loss", "accuracy", "val loss", "val accuracy"  # numbers
 COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "SKIPPED": "dim"}
@@ -199,7 +199,7 @@ def _marked(text: Any, pair: tuple[Any, Any] | None) -> Text:
 
 def _settings(values: Mapping[str, tuple[Any, Any]], prefix: str) -> Text:
     return Text(" ").join(
-        _marked(f"{key.removeprefix(prefix)}={plain(value)}", (value, usual))
+        _marked(f"{key.removeprefix(prefix)}={as_typed(value)}", (value, usual))
         for key, (value, usual) in values.items()
         if key != prefix.rstrip(".")
     )

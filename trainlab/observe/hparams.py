@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
-from trainlab.errors import plain
+from trainlab.errors import as_typed
 from trainlab.observe.metrics_log import Events
 from trainlab.storage import atomic
 
@@ -46,7 +46,7 @@ def _kind(values: Sequence[Any]) -> type | Any:
         return bool
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return float
-    return plain
+    return as_typed
 
 
 def _column(key: str, kind: Any, values: Sequence[Any]) -> api_pb2.HParamInfo:

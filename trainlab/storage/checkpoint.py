@@ -49,7 +49,7 @@ def save(
         folder / f"ckpt-{step:08d}.json",
         body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n",
     )
-    let_go(folder)
+    remove_old(folder)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -94,7 +94,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def let_go(folder: Path) -> None:
+def remove_old(folder: Path) -> None:
     """Remove what the newest KEPT manifests do not name."""
     wanted: set[str] = set()
     kept = 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainlab.config import keys
 from trainlab.errors import CheckpointError, ConfigError
 from trainlab.storage import run_folder
-from trainlab.storage.checkpoint import RECORD, extras, let_go, manifest, manifests, order
+from trainlab.storage.checkpoint import RECORD, extras, manifest, manifests, order, remove_old
 from trainlab.training import randomness
 from trainlab.training.trainer import Trainer
 
@@ -30,7 +30,7 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def find(
+def find_checkpoint(
     directory: Path, facts: dict[str, Any], steps: int, allowed: Sequence[str]
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
@@ -52,15 +52,15 @@ def find(
         "resumes",
     ):
         if name not in saved.facts:
-            raise _missing(directory, saved, name)
-    same(facts, saved.facts, allowed)
+            raise _missing_entry(directory, saved, name)
+    require_same_recipe(facts, saved.facts, allowed)
     if saved.step > steps:
         raise CheckpointError(
             f"resume = {directory}: the checkpoint is at step {saved.step} and the run "
             f"would end at {steps}: nothing to do; raise epochs or max_steps"
         )
     share = facts["config"]["pause_at"]
-    if 0 < run_folder.pause(share, steps) <= saved.step:
+    if 0 < run_folder.pause_step(share, steps) <= saved.step:
         raise ConfigError(
             f"pause_at = {share}: the checkpoint is at step {saved.step} of {steps} already; "
             "pause_at=null goes on to the end"
@@ -78,29 +78,29 @@ def find(
     return saved, [*notes, f"resumed {directory} at step {saved.step} of {steps}"]
 
 
-def take_up(directory: Path, saved: Checkpoint, trainer: Trainer) -> None:
+def resume(directory: Path, saved: Checkpoint, trainer: Trainer) -> None:
     """Bring the Trainer and the random streams to where the checkpoint was made, and let go of what
     a kill in the middle of a save left behind."""
-    let_go(directory / "checkpoints")
+    remove_old(directory / "checkpoints")
     try:
         restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
         randomness.restore_random_state(saved.tensors, saved.facts["random"])
     except KeyError as error:
-        raise _missing(directory, saved, error) from error
+        raise _missing_entry(directory, saved, error) from error
 
 
-def _missing(directory: Path, saved: Checkpoint, name: object) -> CheckpointError:
+def _missing_entry(directory: Path, saved: Checkpoint, name: object) -> CheckpointError:
     return CheckpointError(
         f"resume = {directory}: {name} is missing from the checkpoint of step "
         f"{saved.step}; remove that checkpoint, or start again without resume"
     )
 
 
-def same(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> None:
+def require_same_recipe(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> None:
     """Refuse another recipe or other data than a checkpoint's facts tell of. CheckpointError."""
     here, there = keys.flat(now["config"]), keys.flat(then["config"])
     for key in sorted(here.keys() | there.keys()):
-        if here.get(key) != there.get(key) and not keys.harmless(key) and key not in allowed:
+        if here.get(key) != there.get(key) and not keys.may_differ(key) and key not in allowed:
             raise CheckpointError(
                 f"{key} = {here.get(key)}: the checkpoint was made with {there.get(key)}; "
                 f"start a new run, or allow it with resume_allow=[{key}]"

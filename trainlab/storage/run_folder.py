@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainlab.errors import BusyError, Held, MachineError, NonFiniteError, Stopped
+from trainlab.errors import BusyError, MachineError, NonFiniteError, Paused, Stopped
 from trainlab.storage import atomic
 
 EXIT_CODES = {
@@ -61,7 +61,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def failed(directory: Path, error: Exception) -> None:
+def record_failure(directory: Path, error: Exception) -> None:
     """Leave a status where a run ended before it wrote one."""
     if not read_status(directory):
         status = {"state": "failed", "step": 0, "reason": str(error)}
@@ -69,7 +69,7 @@ def failed(directory: Path, error: Exception) -> None:
 
 
 @contextmanager
-def held(directory: Path, digest: str) -> Iterator[Status]:
+def locked(directory: Path, digest: str) -> Iterator[Status]:
     """Hold a run's folder by a lock that the kernel lets go when the process dies.
 
     Raises BusyError when another process holds it. A start that was refused before it wrote its
@@ -88,7 +88,7 @@ def held(directory: Path, digest: str) -> Iterator[Status]:
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         status = Status(directory, digest)
-        states = {Held: "paused", Stopped: "stopped", NonFiniteError: "diverged"}
+        states = {Paused: "paused", Stopped: "stopped", NonFiniteError: "diverged"}
         states[KeyboardInterrupt] = "stopped"
         try:
             yield status
@@ -135,16 +135,16 @@ def signals() -> Iterator[Flag]:
             signal.signal(number, old)
 
 
-def pause(share: float | None, steps: int) -> int:
+def pause_step(share: float | None, steps: int) -> int:
     """The step of `pause_at`; 0 is never. 0.07 of 100 is 7, though their product is above it."""
     return 0 if share is None else math.ceil(share * steps - 1e-9)
 
 
-def stopped(number: signal.Signals | None, step: int, directory: Path) -> Stopped | Held:
+def stop_error(number: signal.Signals | None, step: int, directory: Path) -> Stopped | Paused:
     """The one line that says how to go on, of a run alone; without a signal, of a pause."""
     saved, null = f"at step {step}, checkpoint saved", "" if number else " pause_at=null"
     if not (directory.parent / "sweep.json").exists():  # a sweep goes on with it by itself
         saved += f"; go on with: python -m trainlab resume='{directory}'{null}"
     if number is None:
-        return Held(f"paused {saved}")
+        return Paused(f"paused {saved}")
     return Stopped(f"stopped by {number.name} {saved}", EXIT_CODES[number])

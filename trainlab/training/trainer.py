@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainlab.errors import NonFiniteError, slower
+from trainlab.errors import NonFiniteError, lower_lr
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class Trainer:
         now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
             f"{what} at step {step} of {self.steps}, {now}: it must stay finite; "
-            f"try {slower(lr)}, or clip.norm=1"
+            f"try {lower_lr(lr)}, or clip.norm=1"
         )
 
     def interval(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from trainlab.cli.compose import loaded
+from trainlab.cli.compose import hydra_session
 from trainlab.config import keys
 from trainlab.sweeps.execute import compose, partition
 
@@ -20,7 +20,7 @@ JOBS = [
 
 
 def test_a_job_is_composed_as_hydra_does():
-    with loaded() as hydra:
+    with hydra_session() as hydra:
         master = hydra.compose_config("config", ["seed=0,1"], RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks())
         found = compose.Jobs(context, master, JOBS, 3)

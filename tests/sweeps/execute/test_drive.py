@@ -163,13 +163,13 @@ def test_a_pause_before_the_first_evaluation_is_told(tmp_path):
 )
 def test_a_share_without_an_evaluation_is_refused_before_a_folder_is_made(lines, told):
     typed = ["hydra/sweeper=halving", "sweep.trials=3", "optim.lr=0.1,0.2,0.3", *lines]
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         asked = compose.check(hydra, typed, True)
     if told is None:
-        assert multirun.planned(asked)["jobs"] == 3
+        assert multirun.make_plan(asked)["jobs"] == 3
     else:
         with pytest.raises(ConfigError, match=f"evaluate.every = {told}.*; use evaluate.every="):
-            multirun.planned(asked)
+            multirun.make_plan(asked)
 
 
 def test_jobs_that_did_not_end_stop_the_sweep(tmp_path):

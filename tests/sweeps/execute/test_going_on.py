@@ -13,7 +13,7 @@ import pytest
 import torch
 from driving import RUNS, drive, names, reached
 
-from trainlab.errors import Held, NonFiniteError
+from trainlab.errors import NonFiniteError, Paused
 from trainlab.observe import metrics_log
 from trainlab.sweeps.execute import align_checkpoints, train_stack
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_makes_its_run_begin_where_it_can(tmp_path, whole):
 
 def test_all_pause_and_some_go_on_as_a_smaller_stack(tmp_path, whole, capsys):
     outcomes = drive(tmp_path, RUNS, STEPS, "pause_at=0.5", "quiet=false")
-    assert all(isinstance(o, Held) for o in outcomes)
+    assert all(isinstance(o, Paused) for o in outcomes)
     seen = capsys.readouterr()
     assert "4 runs at step 35, checkpoints saved" in seen.out
     assert seen.err == ""
@@ -199,7 +199,7 @@ def test_a_run_that_has_diverged_unseen_ends_alone_when_the_others_are_saved(tmp
     for name, more in (("saved", []), ("paused", ["pause_at=0.2", "checkpoint.every=null"])):
         outcomes = drive(tmp_path / name, jobs, "max_steps=60", *words, *more)
         assert isinstance(outcomes[1], NonFiniteError)
-        kind = dict if name == "saved" else Held
+        kind = dict if name == "saved" else Paused
         assert isinstance(outcomes[0], kind) and isinstance(outcomes[2], kind)
 
 

@@ -165,7 +165,7 @@ def test_every_space_of_conf_search_is_allowed_everywhere(word):
     path = words.conf() / "search" / f"{word}.yaml"
     assert path.read_text().startswith("# ")
     lines = yaml.safe_load(path.read_text())
-    with compose.loaded() as hydra:
+    with compose.hydra_session() as hydra:
         parser = OverridesParser.create(config_loader=hydra.config_loader)
         space = Space.of(parser.parse_overrides([f"{k}={v}" for k, v in lines.items()]))
         bounds = space.extremes()

@@ -4,7 +4,7 @@ from math import inf, isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import AT_CHANCE, BETTER, History, finite_median
-from trainlab.errors import slower
+from trainlab.errors import lower_lr
 
 DIVERGED = 3.0  # times the loss at the start, or of the best constant answer
 CRAWL = 1e-4  # norm(update) / norm(weight); 1e-3 is usual
@@ -37,7 +37,7 @@ def lr_too_high(h: History) -> list[Finding]:
     else:
         return []
     lr = h.base_lr
-    remedy = f"{slower(lr)} or clip.norm=1" if lr else "clip.norm=1"
+    remedy = f"{lower_lr(lr)} or clip.norm=1" if lr else "clip.norm=1"
     return [Finding("optim.lr_high", ERROR, "", since, evidence, remedy, "train/loss")]
 
 

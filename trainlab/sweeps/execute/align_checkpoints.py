@@ -37,8 +37,8 @@ def steps(folder: str) -> list[int]:
 def back_to(folder: Path, step: int) -> None:
     """Let go of the checkpoints after `step`, if that one is whole and nobody else has the run."""
     kept = folder / "checkpoints"
-    with suppress(CheckpointError, BusyError), run_folder.held(folder, ""):
+    with suppress(CheckpointError, BusyError), run_folder.locked(folder, ""):
         restore.read(kept / f"ckpt-{step:08d}.json")
         newer = [path for path in checkpoint.manifests(kept) if path.stem > f"ckpt-{step:08d}"]
         atomic.remove(newer)
-        checkpoint.let_go(kept)
+        checkpoint.remove_old(kept)

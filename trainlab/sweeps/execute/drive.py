@@ -85,14 +85,17 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) ->
 def refuse_without_evaluation(cfg: Any, until: float) -> None:
     """Raise ConfigError where no run is judged in the share `until` of its steps."""
     from trainlab.config.build import Door
-    from trainlab.data.sources import loaded
+    from trainlab.data.sources import load_splits
 
     if cfg.get("fault"):  # may change the length of an epoch
         return
-    n, every = len(loaded(Door(cfg.trust), *keys.apart(cfg, "data")).train), cfg.evaluate.every
+    n, every = (
+        len(load_splits(Door(cfg.trust), *keys.split_own_keys(cfg, "data")).train),
+        cfg.evaluate.every,
+    )
     per_epoch = 1 if cfg.batch_size == "full" else math.ceil(n / int(cfg.batch_size))
     steps = min(cfg.epochs * per_epoch, cfg.max_steps or math.inf)
-    pause, text = run_folder.pause(until, steps), str(every)
+    pause, text = run_folder.pause_step(until, steps), str(every)
     if pause < (int(text[:-2]) * per_epoch if text.endswith("ep") else int(text)):
         what = f"none in the first {until:.3g} of {steps} steps, by which the best are to be chosen"
         raise ConfigError(f"evaluate.every = {every}: {what}; use evaluate.every={pause}")

@@ -12,14 +12,14 @@ from typing import Any
 from hydra.core.utils import run_job
 
 from trainlab.config import keys
-from trainlab.errors import Held, Stopped
+from trainlab.errors import Paused, Stopped
 from trainlab.experiment import phases
 from trainlab.observe.console import Show
 from trainlab.storage import run_folder
 from trainlab.sweeps.execute import align_checkpoints
 from trainlab.sweeps.execute.compose import Jobs
 from trainlab.sweeps.execute.partition import key, stackable_jobs
-from trainlab.sweeps.execute.paused import Paused
+from trainlab.sweeps.execute.paused import PausedRun
 from trainlab.sweeps.execute.planner import halved, planned
 from trainlab.sweeps.execute.train_stack import NoRoom, train_stack
 
@@ -29,9 +29,9 @@ Ended = Callable[[Any, Path, Any], None]
 def launch(
     context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
 ) -> list[Any]:
-    """Hydra's JobReturn of each job, in order; `task` is multirun.one with its job and report, and
-    may have `ended(outcome, folder, config)`, which is called as soon as a job has ended."""
-    with run_folder.signals() as flag:  # one for all the stories
+    """Hydra's JobReturn of each job, in order; `task` is multirun.run_one with its job and report
+    and may have `ended(outcome, folder, config)`, called as soon as a job has ended."""
+    with run_folder.signals() as flag:  # one for all runs
         jobs = Jobs(context, master, overrides, begin)
         return Launch(context, task, Path(str(master.hydra.sweep.dir)), jobs, flag).all()
 
@@ -62,7 +62,7 @@ class Launch:
         path, shared, size = self.sweep / f"stack-{own[:12]}.json", Shared(), None
         while places:
             first = self.opened(places[0], shared)
-            if size is None and isinstance(first, Paused) and len(places) > 1:
+            if size is None and isinstance(first, PausedRun) and len(places) > 1:
                 asked = self.plain[places[0]]["stack.size"]
                 plan = planned(first.bench, len(places), asked, path)
                 size = plan.size
@@ -71,7 +71,7 @@ class Launch:
             try:
                 self.chunk(chunk, first, shared)
             except NoRoom as error:
-                again = [p for p in chunk if isinstance(self.returns[p].return_value, Paused)]
+                again = [p for p in chunk if isinstance(self.returns[p].return_value, PausedRun)]
                 size = halved(len(again), path)
                 self.show.note(f"stack {number}: {error}; {size} at a time, from their beginning")
                 places = again + places
@@ -87,7 +87,7 @@ class Launch:
             stories[place] = self.opened(place, shared)
         ready: dict[int, list[int]] = {}  # step -> places; a checkpoint may have been damaged
         for place, outcome in stories.items():
-            if isinstance(outcome, Paused):
+            if isinstance(outcome, PausedRun):
                 ready.setdefault(outcome.trainer.step_count, []).append(place)
             else:
                 self.end(place, outcome)
@@ -117,9 +117,9 @@ class Launch:
         """A failure is told, leaves its status and ends no other run; a pause is no failure, and
         a stop is told once, by the sweep."""
         self.returns[place].return_value = outcome
-        if isinstance(outcome, Exception) and not isinstance(outcome, Held | Stopped):
+        if isinstance(outcome, Exception) and not isinstance(outcome, Paused | Stopped):
             self.report(outcome, self.folder(place))
-            run_folder.failed(self.folder(place), outcome)
+            run_folder.record_failure(self.folder(place), outcome)
         if self.ended is not None:
             self.ended(outcome, self.folder(place), self.returns[place].cfg)
 
@@ -144,7 +144,7 @@ class Shared:
         if getattr(told, "func", None) is not phases.train:
             return told(cfg, directory, door, choices)
         chapters = phases.phases(cfg, directory, door, choices, self.prepare, self.check)
-        return Paused.at_fit(chapters, lambda: self.latest)
+        return PausedRun.at_fit(chapters, lambda: self.latest)
 
     def prepare(self, cfg: Any, door: Any) -> Any:
         if self.bench is None:

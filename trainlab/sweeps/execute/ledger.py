@@ -28,8 +28,8 @@ from trainlab.errors import (
     BusyError,
     CheckpointError,
     ConfigError,
-    Held,
     NonFiniteError,
+    Paused,
     Stopped,
     TrainlabError,
 )
@@ -97,12 +97,12 @@ def forget(sweep: Path, states: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def held(sweep: Path, key: str) -> Iterator[None]:
+def locked(sweep: Path, key: str) -> Iterator[None]:
     """One driver at a time. Raises BusyError, which says who has the sweep; `key` names its
     folder."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(run_folder.held(sweep, ""))
+            stack.enter_context(run_folder.locked(sweep, ""))
         except BusyError as error:
             who = str(error).partition(";")[0]
             raise BusyError(f"{who}; wait for it, or start another with {key}=NEW") from None
@@ -115,7 +115,7 @@ def free(folder: Path, patience: float = 5.0) -> None:
     end = time.monotonic() + patience
     while (folder / ".lock").exists():
         try:
-            with run_folder.held(folder, ""):
+            with run_folder.locked(folder, ""):
                 return
         except BusyError:
             if time.monotonic() > end:
@@ -126,14 +126,14 @@ def free(folder: Path, patience: float = 5.0) -> None:
 def ended(outcome: Any, directory: Path, cfg: Any) -> None:
     """Keep what became of a job: its summary, or the exception that ended it. A job that was
     stopped or paused has not ended."""
-    if isinstance(outcome, Stopped | Held):
+    if isinstance(outcome, Stopped | Paused):
         return
     state, reason = "finished", ""
     if isinstance(outcome, BaseException):
         state = "diverged" if isinstance(outcome, NonFiniteError) else "failed"
         kind = "" if isinstance(outcome, TrainlabError) else f"{type(outcome).__name__}: "
         reason = " ".join(f"{kind}{outcome}".split())
-        run_folder.failed(directory, outcome)
+        run_folder.record_failure(directory, outcome)
     elif run_folder.read_status(directory).get("state") != "finished":
         state, reason = "failed", "ended without a status"
     record(directory, cfg, state, reason)

@@ -15,7 +15,7 @@ from trainlab.training.trainer import Every, Trainer, Watch
 
 
 @dataclass
-class Paused:
+class PausedRun:
     """A story of `chapters` at the place where it trains."""
 
     phases: Iterator[Any]
@@ -26,7 +26,7 @@ class Paused:
     random: Any  # where the global random streams stand, which others are opened after
 
     @classmethod
-    def at_fit(cls, phases: Iterator[Any], bench: Callable[[], Any]) -> "Paused":
+    def at_fit(cls, phases: Iterator[Any], bench: Callable[[], Any]) -> "PausedRun":
         with silent():
             return cls(phases, *next(phases), bench(), randomness.random_state())
 

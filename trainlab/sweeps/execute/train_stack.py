@@ -1,4 +1,4 @@
-"""Paused stories of single runs, trained as one stack. Each goes on in its own folder, as if it had
+"""Paused runs, trained as one stack. Each resumes in its own folder, as if it had
 been trained alone. R runs, B batch."""
 
 import contextlib
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainlab.errors import ConfigError, Held, NonFiniteError, Stopped
+from trainlab.errors import ConfigError, NonFiniteError, Paused, Stopped
 from trainlab.stack import Stack
 from trainlab.stack.random_layers import Drawing
 from trainlab.storage import run_folder
 from trainlab.storage.run_folder import Flag
 from trainlab.sweeps.execute import memory
-from trainlab.sweeps.execute.paused import Paused, forward_of, silent
+from trainlab.sweeps.execute.paused import PausedRun, forward_of, silent
 from trainlab.training.trainer import PLAIN, Trainer, Watch
 
 
@@ -33,7 +33,7 @@ class NoRoom(Exception):
 Ended = Callable[[int, Any], None]
 
 
-def train_stack(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
+def train_stack(jobs: Sequence[PausedRun], show: Any, ended: Ended) -> None:
     """Train them; `ended(number, outcome)` is called as soon as a job has its summary, or the
     exception that ended it. NoRoom, with all stories closed, where the memory was too small."""
     if any(job.trainer.ended() for job in jobs):  # killed between its last step and its summary
@@ -58,7 +58,7 @@ def train_stack(jobs: Sequence[Paused], show: Any, ended: Ended) -> None:
         ended(number, job.alone())
 
 
-def no_room(jobs: Sequence[Paused], error: BaseException) -> NoRoom:
+def no_room(jobs: Sequence[PausedRun], error: BaseException) -> NoRoom:
     """What to raise when `jobs` did not fit; closes their stories."""
     for job in jobs:
         with silent():
@@ -69,7 +69,7 @@ def no_room(jobs: Sequence[Paused], error: BaseException) -> NoRoom:
 class StackRun:
     """The runs of one stack, each with its own rows, probes, checkpoints and end."""
 
-    def __init__(self, jobs: Sequence[Paused], show: Any, ended: Ended):
+    def __init__(self, jobs: Sequence[PausedRun], show: Any, ended: Ended):
         self.jobs, self.show, self.ended = list(jobs), show, ended
         self.outcomes: dict[int, Any] = {}
         cfg = jobs[0].bench.cfg
@@ -105,7 +105,7 @@ class StackRun:
             if memory.too_little(error):
                 raise no_room([self.jobs[run] for run in self.inside()], error) from error
             for run in self.inside():
-                self.end(run, self.stopped(run) if isinstance(error, Stopped | Held) else error)
+                self.end(run, self.stopped(run) if isinstance(error, Stopped | Paused) else error)
         finally:
             self.show.stop()
         for run in self.inside():
@@ -218,7 +218,7 @@ class StackRun:
             self.show.note(
                 f"{len(self.inside())} runs at step {trainer.step_count}, checkpoints saved"
             )
-            raise run_folder.stopped(
+            raise run_folder.stop_error(
                 self.signal(), trainer.step_count, first.directory
             )  # each has its own
         if time.monotonic() - self.saved > max(first.seconds, 50 * self.cost):
@@ -230,10 +230,10 @@ class StackRun:
     def signal(self) -> Any:
         return Flag.current and Flag.current.raised
 
-    def stopped(self, run: int) -> Stopped | Held:
+    def stopped(self, run: int) -> Stopped | Paused:
         """The line that says how this run goes on."""
         at, directory = self.stack.trainer.step_count, self.keeper(run).directory
-        return run_folder.stopped(self.signal(), at, directory)
+        return run_folder.stop_error(self.signal(), at, directory)
 
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:

@@ -21,7 +21,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from trainlab.errors import plain
+from trainlab.errors import as_typed
 
 Result = Mapping[str, Any]  # one file of the ledger
 CHANCE = 0.05  # the share of equal settings that may be called different
@@ -42,7 +42,7 @@ def lost(result: Result | None) -> bool:
 
 def label(values: Mapping[str, Any]) -> str:
     """`activation=relu optim.lr=0.1`"""
-    short = {k: f"{v:.4g}" if isinstance(v, float) else plain(v) for k, v in values.items()}
+    short = {k: f"{v:.4g}" if isinstance(v, float) else as_typed(v) for k, v in values.items()}
     return " ".join(f"{key}={value}" for key, value in short.items())
 
 
@@ -95,7 +95,7 @@ def settings(results: Sequence[Result], nuisance: Sequence[str] = ()) -> list[Se
     groups: dict[str, list[Result]] = {}
     for result in results:
         values, _ = apart(result, nuisance)
-        groups.setdefault(plain(list(values.items())), []).append(result)
+        groups.setdefault(as_typed(list(values.items())), []).append(result)
     seeds = list(dict.fromkeys(r["values"].get("seed") for r in results))
     found = [_setting(group, seeds, nuisance) for group in groups.values()]
     return sorted(found, key=lambda setting: setting.rank)
@@ -113,7 +113,7 @@ def _setting(group: Sequence[Result], seeds: Sequence[Any], nuisance: Sequence[s
     runs: dict[str, dict[Any, Result]] = {}  # text -> seed -> run
     for result in group:
         own, tuned = apart(result, nuisance)
-        text = " ".join(f"{key}={plain(value)}" for key, value in tuned.items())
+        text = " ".join(f"{key}={as_typed(value)}" for key, value in tuned.items())
         values[text] = tuned
         runs.setdefault(text, {})[result["values"].get("seed")] = result
 

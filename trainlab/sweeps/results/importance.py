@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainlab.errors import plain
+from trainlab.errors import as_typed
 from trainlab.sweeps.results.edges import numeric
 
 ENOUGH = 8  # settings, below which an importance is noise
@@ -24,7 +24,7 @@ def importances(tried: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
                 f"{key}[{i}]": list(own)
                 for i, own in enumerate(zip(*columns.pop(key), strict=True))
             }
-    columns = {key: seen for key, seen in columns.items() if len(set(map(plain, seen))) > 1}
+    columns = {key: seen for key, seen in columns.items() if len(set(map(as_typed, seen))) > 1}
     if len(columns) < 2 or len(tried) < ENOUGH or not installed():
         return {}
     import optuna
@@ -37,7 +37,7 @@ def importances(tried: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
             wide = low > 0 and high >= 10 * low  # as it was searched, most likely
             ranges[key] = optuna.distributions.FloatDistribution(low, high, log=wide)
         else:
-            columns[key] = [plain(value) for value in seen]
+            columns[key] = [as_typed(value) for value in seen]
             choices = sorted(set(columns[key]))
             ranges[key] = optuna.distributions.CategoricalDistribution(choices)
     for place, (_, score) in enumerate(tried):

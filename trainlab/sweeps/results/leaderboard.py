@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TextIO
 
-from trainlab.errors import plain
+from trainlab.errors import as_typed
 from trainlab.storage import atomic
 from trainlab.sweeps.execute import ledger
 from trainlab.sweeps.results.comparison import Result, label, score, settings
@@ -46,7 +46,7 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             values = result["values"]
             steps = re.search(r" at step (\d+) of ", result["reason"])  # it ran on unseen
             result = result | ({"steps": int(steps[1])} if steps else {})
-            row |= {key: plain(values[key]) if key in values else "" for key in keys}
+            row |= {key: as_typed(values[key]) if key in values else "" for key in keys}
             row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
             for split in ("train", "val", "test"):

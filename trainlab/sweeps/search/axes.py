@@ -27,7 +27,7 @@ def expanded(args: Sequence[str], multirun: bool, own: Path | None) -> list[str]
     if word not in known:
         from trainlab.config import hints
 
-        raise hints.no_word("search", word, known)
+        raise hints.unknown_word("search", word, known)
     if not multirun:
         raise ConfigError(f"search = {word}: many runs; add -m hydra/sweeper=random")
     roots = [own, words.conf()] if own else [words.conf()]
@@ -71,7 +71,7 @@ def _listed(o: Override, text: str) -> list[Any]:
         raise ConfigError(f"{text}: more than {MOST_JOBS} values; name fewer")
     for value in (few := listed[:1000]):
         if few.count(value) > 1:
-            raise ConfigError(f"{text}: {keys.plain(value)} is given twice; keep one")
+            raise ConfigError(f"{text}: {keys.as_typed(value)} is given twice; keep one")
     return listed
 
 
