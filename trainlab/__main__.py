@@ -110,8 +110,7 @@ def run_single(request: Any) -> tuple[Any, Path]:
     directory = folder(request)
     cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
     if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
-        again = 1 + len(list((directory / ".hydra").glob("resume-*")))
-        cfg.hydra.output_subdir = f".hydra/resume-{again:03d}"
+        cfg.hydra.output_subdir = run_folder.next_start(directory)
     context = HydraContext(request.hydra.config_loader, Callbacks())
     before = run_folder.read_status(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)

@@ -1,7 +1,6 @@
 """A batch is a function of the training position: against plain indexing, one run and many."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ import torch
 from trainlab.data.batches import Batches, shuffled
 from trainlab.data.preprocess import standardize
 from trainlab.data.sources import digits
-from trainlab.data.splits import Split
-from trainlab.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -59,37 +56,18 @@ def test_any_position_equals_iterating_from_zero(train, fitted):
             assert all(map(torch.equal, batches(step), walked[step]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_stack_of_orders_equals_separate_batches(train, fitted, dtype):
-    def stacked(epoch):
-        return torch.stack([shuffled(101, seed, epoch) for seed in range(3)])
-
-    stack = Batches(train, fitted, 32, stacked, dtype)
-    singles = [Batches(train, fitted, 32, partial(shuffled, 101, seed), dtype) for seed in range(3)]
-    assert stack.per_epoch == singles[0].per_epoch
-    for step in range(9):
-        x, y = stack(step)
-        assert x.dtype == dtype and x.shape == (3, len(y[0]), 1, 8, 8)
-        for run, single in enumerate(singles):
-            assert all(map(torch.equal, (x[run], y[run]), single(step)))
-
-
 def test_in_order_is_the_file(train, fitted):
     plain = Batches.in_order(train, fitted, 40)
-    many = Batches.in_order(train, fitted, 40, runs=2)
     x, y = (torch.cat(part) for part in zip(*map(plain, range(plain.per_epoch)), strict=True))
     assert torch.equal(y, train.y)
     torch.testing.assert_close(fitted.inverse(x), train.x.float())
-    for step in range(plain.per_epoch):
-        for one, two in zip(plain(step), many(step), strict=True):
-            assert torch.equal(two, torch.stack([one, one]))
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
 def test_float64_is_exact_for_tables_and_images(shape):
     x = torch.rand(10, 3) if len(shape) == 1 else torch.randint(0, 256, (10, *shape)).byte()
-    split, fitted = Split(x, torch.arange(10) % 2), standardize(x, 255.0)
-    z, _ = Batches.in_order(split, fitted, 10, dtype=torch.float64)(0)
+    fitted = standardize(x, 255.0)
+    z = fitted.to(x.device, torch.float64)(x)
     expected = x.double() * fitted.scale.double() + fitted.shift.double()
     torch.testing.assert_close(z, expected, rtol=1e-14, atol=1e-14)
 
@@ -101,13 +79,3 @@ def test_the_data_stay_as_they_were(train, fitted):
         for tensor in batches(step):
             tensor.zero_()
     assert all(map(torch.equal, before, (train.x, train.y)))
-
-
-def test_augmentation_is_not_mixed_across_the_runs_of_a_stack(train, fitted):
-    def orders(epoch):
-        return torch.stack([shuffled(101, seed, epoch) for seed in (0, 1)])
-
-    batches = Batches(train, fitted, 32, orders)
-    batches.augment = lambda x, y, step: (x, y)
-    with pytest.raises(ConfigError, match="augment: a stack"):
-        batches(0)

@@ -159,8 +159,7 @@ def test_every_word_is_fitted_on_train_alone_and_comes_back_from_its_state(word)
     assert all(torch.equal(state[name], after[name]) for name in state)
     again = restored(state) if "forward" in state else type(fitted)(**state)
     assert torch.equal(again(data.train.x), fitted(data.train.x))
-    batches = Batches.in_order(data.train, fitted, 100, dtype=torch.float64)
-    x, _ = batches(0)
+    x = fitted.to(torch.device("cpu"), torch.float64)(data.train.x[:100])
     assert x.dtype == torch.float64 and tuple(x.shape[1:]) == fitted.shape(data.shape)
     torch.testing.assert_close(x.float(), fitted(data.train.x[:100]), rtol=1e-3, atol=1e-3)
 
@@ -232,6 +231,3 @@ def test_augment_gets_the_raw_batch_and_the_step():
     plain, labels = Batches(data, fitted, 32, order)(1)
     assert seen == [(torch.uint8, (32, 1, 8, 8), torch.int64, 41)]  # 40 an epoch
     assert torch.equal(x, plain.flip(3)) and torch.equal(y.argmax(1), labels)
-    own = lambda epoch: torch.arange(len(data)).expand(3, -1)  # noqa: E731
-    with pytest.raises(ConfigError, match="augment: a stack"):
-        Batches(data, fitted, 32, own, augment=augment)(0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
+from trainlab.optim.schedule import ends_early, sampled
 from trainlab.training.trainer import Trainer
 
 LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
@@ -16,7 +17,6 @@ EPS = 5.0  # times the root of the second moment; eps is meant to be far below i
 DECAY = 1.0  # what decay does in a step, of what the gradient does
 SHRINKS = 1.0  # e-folds by which decay alone shrinks the weights over the training
 CUT = 0.01  # of a gradient's norm is left
-EARLY = 0.2  # of the steps, within which lr has fallen for good below 1 % of its peak
 UPDATES, PER_EPOCH, LARGE = 100, 10, 64  # fewer updates than the first two, of larger batches
 EXPECTED = f"updates within {CRAWL:g} .. {LEAP:g} of the weights"
 
@@ -25,8 +25,10 @@ def optimizer(fresh: Fresh) -> Verdict:
     """The first update at full lr (warm-up undone), with its weight decay and without; the share of
     the gradient that clipping leaves; Adam's eps beside its second moment; the curve of lr."""
     trainer, verdict = fresh(), partial(Verdict, "optimizer", expected=EXPECTED)
-    curve = _curve(trainer)
-    if told := _ends_early(curve):
+    curve = [float(factor) for factor in sampled(trainer.schedule, trainer.steps)] or [1.0]
+    share = ends_early(curve)
+    if share is not None:
+        told = f"after {share:.0%} of the training lr stays below 1 % of its peak"
         advice = "schedule=warmup_cosine: factors are of the step among all steps, not epochs"
         return verdict(WARN, told, advice=advice, cause="sched.wrong_unit")
     if told := _few(trainer):
@@ -145,22 +147,6 @@ def _clipped(trainer: Trainer) -> float:
     sizes = (torch.cat([g.flatten() for g in each]) for each in (bounded, [g for g, _ in held]))
     cut, full = map(_norm, sizes)
     return cut / full if full > 0 else 1.0
-
-
-def _curve(trainer: Trainer) -> list[float]:
-    """The factor of the schedule at up to 200 places of the training."""
-    steps = trainer.steps
-    places = range(0, steps, max(steps // 200, 1))
-    return [float(trainer.schedule(step, steps)) for step in places] or [1.0]
-
-
-def _ends_early(curve: list[float]) -> str:
-    top = max(curve)
-    alive = [place for place, factor in enumerate(curve) if factor > 0.01 * top]
-    if len(curve) < 20 or not top > 0 or alive[-1] + 1 > EARLY * len(curve):
-        return ""
-    share = (alive[-1] + 1) / len(curve)
-    return f"after {share:.0%} of the training lr stays below 1 % of its peak"
 
 
 def _few(trainer: Trainer) -> str:

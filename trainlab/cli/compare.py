@@ -68,10 +68,11 @@ def run_settings(run: Path) -> dict[str, Any]:
     """Dotted key -> resolved value, and group -> word. Raises ConfigError."""
     unasked = *OF_NO_RUN, "trust"
     flat = {k: _number(v) for k, v in keys.flat(config(run)).items() if not within(k, unasked)}
-    newest = [run / ".hydra/hydra.yaml", *sorted(run.glob(".hydra/resume-*/hydra.yaml"))][-1]
-    choices = (
-        _read(newest, yaml.safe_load)["hydra"]["runtime"]["choices"] if newest.exists() else {}
-    )
+    files = [start / "hydra.yaml" for start in run_folder.starts(run)]
+    written = [path for path in files if path.exists()]
+    choices = {}
+    if written:
+        choices = _read(written[-1], yaml.safe_load)["hydra"]["runtime"]["choices"]
     words = {group: word for group, word in choices.items() if not group.startswith("hydra/")}
     return words | {k: v for k, v in flat.items() if not (k.endswith("._target_") and words)}
 

@@ -16,15 +16,15 @@ from trainlab.storage import run_folder
 def overrides(typed: Sequence[str], where: str, runs: Path) -> list[str]:
     """Those that the run `where` was started with, and the typed ones over them."""
     directory = Path(where.strip("'\"")).expanduser()
-    first = directory / ".hydra" / "overrides.yaml"
-    files = [first, *sorted(directory.glob(".hydra/resume-*/overrides.yaml"))]
-    if not first.is_file():
+    first, *resumes = run_folder.starts(directory)
+    if not (first / "overrides.yaml").is_file():
         here = sorted((path.parent for path in runs.glob("*/.hydra")), key=os.path.getmtime)
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {runs}"
         raise errors.CheckpointError(f"resume = {where}: no such run; runs here: {names}")
     gone = {arg.partition("=")[0] for arg in typed} | {"trust", "resume", "quiet"}
     # hydra.yaml is whole when overrides.yaml is there; that one itself a kill may have cut
-    told = (yaml.safe_load((f.parent / "hydra.yaml").read_text()) for f in (first, files[-1]))
+    last = [first, *(each for each in resumes if (each / "overrides.yaml").exists())][-1]
+    told = (yaml.safe_load((each / "hydra.yaml").read_text()) for each in (first, last))
     origin, newest = (list(map(str, each["hydra"]["overrides"]["task"])) for each in told)
     saved = [arg for arg in newest if not arg.startswith("task=")]  # it may have been evaluated
     saved += [arg for arg in origin if arg.startswith("task=")]

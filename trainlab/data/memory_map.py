@@ -97,7 +97,7 @@ class Reader:
     def _from(self, indices: tuple[Tensor, ...]) -> Iterator[Tensor]:
         loader = DataLoader(
             Images(self.rows.images),
-            batch_sampler=[self.rows.index[index.cpu().reshape(-1)].numpy() for index in indices],
+            batch_sampler=[self.rows.index[index.cpu()].numpy() for index in indices],
             num_workers=self.rows.workers,
             collate_fn=_as_it_is,
             pin_memory=self.rows.device.type == "cuda",

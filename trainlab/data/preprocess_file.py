@@ -7,16 +7,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from trainlab.errors import CheckpointError
-from trainlab.storage import atomic
+from trainlab.storage import atomic, checkpoint
 
 
 def named(state: dict[str, Tensor]) -> dict[str, Any]:
     """What the facts of a checkpoint say instead of the numbers: file and SHA-256."""
-    digest = hashlib.sha256(_bytes(state)).hexdigest()
+    digest = checkpoint.digest(state)
     return {"file": f"preprocess-{digest[:12]}.safetensors", "sha256": digest}
 
 
@@ -24,7 +24,7 @@ def write(run: Path, state: dict[str, Tensor]) -> None:
     """Put the file that `named` names into the run folder. Durable when it returns."""
     path = run / named(state)["file"]
     if not path.exists():
-        atomic.write(path, _bytes(state))
+        atomic.write(path, checkpoint.encoded(state))
 
 
 def read(run: Path, told: dict[str, Any]) -> dict[str, Tensor]:
@@ -37,7 +37,3 @@ def read(run: Path, told: dict[str, Any]) -> dict[str, Tensor]:
     if hashlib.sha256(data).hexdigest() != told["sha256"]:
         raise CheckpointError(f"{path}: damaged, its SHA-256 is not {told['sha256']}; restore it")
     return load(data)
-
-
-def _bytes(state: dict[str, Tensor]) -> bytes:
-    return save({name: t.detach().cpu().clone().contiguous() for name, t in state.items()})

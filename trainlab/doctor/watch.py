@@ -15,6 +15,7 @@ from trainlab.doctor.finding import card, shown
 from trainlab.doctor.modes import both_modes
 from trainlab.errors import NonFiniteError
 from trainlab.observe.capture import eager, unmoved
+from trainlab.optim.schedule import sampled
 from trainlab.training.trainer import Watch, due, evaluating
 
 
@@ -38,7 +39,8 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
         watch.rows(step, values | seen)
 
     if trainer.step_count == 0:
-        log.curve("schedule/lr", drawn(trainer))
+        factors = sampled(trainer.schedule, trainer.steps)
+        log.curve("schedule/lr", [trainer.lrs[0] * factor for factor in factors])
         with cost.also():
             trainer.set_train_mode(trainer.model)
             log.scalars(0, compared_with(bench, trainer) | both_modes(trainer, *first))
@@ -77,12 +79,6 @@ def counted(trainer: Any) -> bool:
     """Whether this is the 1st, 2nd or 4th validation, every 5th, or the last."""
     many = len(trainer.history)
     return due(many, 5) or many in (1, 2, 4) or trainer.ended()
-
-
-def drawn(trainer: Any) -> list[float]:
-    """lr at 200 places of the training."""
-    places = range(0, trainer.steps, max(trainer.steps // 200, 1))
-    return [trainer.lrs[0] * trainer.schedule(step, trainer.steps) for step in places]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import nn
 from trainlab.errors import ConfigError
 from trainlab.nn.activation import sized
 from trainlab.nn.cnn import images
+from trainlab.training.trainer import evaluating
 
 # what stands between layers; Sigmoid and Hardsigmoid are gates in torchvision's networks
 HIDDEN = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish)
@@ -142,15 +143,12 @@ def _activate(model: nn.Module, name: str, activation: Callable[[], nn.Module]) 
 
 def _try(model: nn.Module, name: str, shape: Sequence[int]) -> None:
     """One forward pass of zeros: what the network says to images of this size."""
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *shape))
+        with torch.no_grad(), evaluating(model):
+            model(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"model.name = {name}: does not work on {'x'.join(map(str, shape))} with this "
             f"activation ({reason}); use model.name=resnet18, or model=cnn"
         ) from None
-    for module, mode in modes:
-        module.training = mode

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainlab.training.trainer import evaluating
+
 Weights = Mapping[str, Tensor]
 
 
@@ -67,26 +69,23 @@ def refresh(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     over the batches, weighted by their sizes (torch.optim.swa_utils.update_bn gives a short last
     batch as much). Frozen norms are left alone, dropout is off, every module has its own mode
     afterwards."""
-    modes = {module: module.training for module in model.modules()}
     norms = {
         m: m.momentum
         for m in model.modules()
         if getattr(m, "running_mean", None) is not None
         and (m.weight is None or m.weight.requires_grad)
     }
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    try:
-        seen = 0
-        for x in inputs if norms else ():
-            seen += len(x)
-            for norm in norms:
-                norm.momentum = len(x) / seen
-            model(x)
-    finally:
-        for norm, momentum in norms.items():
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        try:
+            seen = 0
+            for x in inputs if norms else ():
+                seen += len(x)
+                for norm in norms:
+                    norm.momentum = len(x) / seen
+                model(x)
+        finally:
+            for norm, momentum in norms.items():
+                norm.momentum = momentum

@@ -19,6 +19,7 @@ from trainlab.observe.statistics import (
     stacked_tensors,
     tags,
 )
+from trainlab.training.trainer import evaluating
 
 SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
 ENOUGH = 1024  # samples that tell a dead unit: one that is active for 1 in 300 is missed by 3 %
@@ -151,31 +152,25 @@ def dead(model: nn.Module, batches: Any, runs: bool = False) -> dict[str, Any]:
     streams are left as they were. A layer that is not finite has nan.
     """
     model = eager(model)
-    modes = [(module, module.training) for module in model.modules()]
     stuck: dict[tuple[str, ...], Tensor] = {}  # (L, R, U) each
     finite: dict[tuple[str, ...], Tensor] = {}  # (L, R)
-    try:
-        model.eval()
-        with unmoved(model):
-            for x in blocks(batches, int(runs)):
-                with recorded_layers(model) as layers:
-                    model(x)
-                calls = [layer for layer in layers if layer.elementwise]
-                for group, flat in saturated(calls, len(x) if runs else None):
-                    names = tuple(layer.name for layer in group)
-                    flat = flat.unsqueeze(-1)
-                    found = count(flat, samples(flat))
-                    units = found == flat.numel() // found.numel()
-                    outs = stacked_tensors([layer.out for layer in group], len(x) if runs else None)
-                    over = tuple(range(2, outs.dim()))
-                    bounded = (outs.amax(over) - outs.amin(over)).isfinite()
-                    stuck[names] = units & stuck.get(names, True)
-                    finite[names] = bounded & finite.get(names, True)
-                if not any(bool(units.any()) for units in stuck.values()):
-                    break
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), unmoved(model):
+        for x in blocks(batches, int(runs)):
+            with recorded_layers(model) as layers:
+                model(x)
+            calls = [layer for layer in layers if layer.elementwise]
+            for group, flat in saturated(calls, len(x) if runs else None):
+                names = tuple(layer.name for layer in group)
+                flat = flat.unsqueeze(-1)
+                found = count(flat, samples(flat))
+                units = found == flat.numel() // found.numel()
+                outs = stacked_tensors([layer.out for layer in group], len(x) if runs else None)
+                over = tuple(range(2, outs.dim()))
+                bounded = (outs.amax(over) - outs.amin(over)).isfinite()
+                stuck[names] = units & stuck.get(names, True)
+                finite[names] = bounded & finite.get(names, True)
+            if not any(bool(units.any()) for units in stuck.values()):
+                break
     shares = [
         torch.where(finite[n], units.float().mean(2), torch.nan) for n, units in stuck.items()
     ]

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from trainlab.errors import CheckpointError
@@ -54,7 +54,7 @@ def save(
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of named tensors, bit for bit."""
-    return hashlib.sha256(_bytes(tensors)).hexdigest()
+    return hashlib.sha256(encoded(tensors)).hexdigest()
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -82,13 +82,16 @@ def manifests(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)
 
 
-def _bytes(tensors: dict[str, Tensor]) -> bytes:
+def encoded(tensors: dict[str, Tensor]) -> bytes:
+    """Named tensors as a safetensors file."""
     # clones: safetensors refuses tensors that share memory, as tied weights do
-    return bytes_of({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
+    return safetensors.torch.save(
+        {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    )
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    data = _bytes(tensors)
+    data = encoded(tensors)
     if not (path.exists() and path.read_bytes() == data):  # best weights that did not change
         atomic.write(path, data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

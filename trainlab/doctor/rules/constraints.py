@@ -5,6 +5,7 @@ from math import isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import AT_CHANCE, History
+from trainlab.optim.schedule import ends_early
 
 CLIPPED = 0.5  # of the steps; above it the limit is the lr (Godbole et al. 2023, Tuning Playbook)
 GONE = 0.3  # of the weights' norm
@@ -53,12 +54,9 @@ def _decay(step: int, evidence: str, remedy: str, tag: str) -> Finding:
 def schedule_ends_early(h: History) -> list[Finding]:
     """lr falls below 1 % of its peak within the first fifth of the training, and stays there."""
     curve = h.curves.get("schedule/lr", [])
-    if len(curve) < 20 or not max(curve) > 0 or not h.unlearned(2**62):
+    share = ends_early(curve)
+    if share is None or not h.unlearned(2**62):
         return []
-    alive = [place for place, lr in enumerate(curve) if lr > 0.01 * max(curve)]
-    if alive[-1] >= 0.2 * len(curve):
-        return []
-    share = (alive[-1] + 1) / len(curve)
     evidence = f"after {share:.0%} of the training lr stays below 1 % of its peak"
     remedy = "schedule=warmup_cosine or schedule=constant"
     return [Finding("sched.wrong_unit", WARNING, "", 0, evidence, remedy, "schedule/lr")]

@@ -121,8 +121,7 @@ class Job:
         lines = [*self.overrides, f"hydra.sweep.subdir='{self.folder.name}'"]
         lines += [f"pause_at={self.until!r}"] if self.until < 1 else []
         if any(self.folder.glob("checkpoints/ckpt-*.json")):
-            again = 1 + len(list(self.folder.glob(".hydra/resume-*")))
-            subdir = f"hydra.output_subdir=.hydra/resume-{again:03d}"
+            subdir = f"hydra.output_subdir={run_folder.next_start(self.folder)}"
             folder = QuotedString(str(self.folder), Quote.single).with_quotes()
             return [*lines, f"resume={folder}", subdir]
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -177,7 +177,8 @@ def saved(directory: Path) -> Any:
 
 def configs(folder: Path) -> list[Path]:
     """Of every start of a job, the newest last."""
-    return [*folder.glob(".hydra/config.yaml"), *sorted(folder.glob(".hydra/resume-*/config.yaml"))]
+    files = [start / "config.yaml" for start in run_folder.starts(folder)]
+    return [path for path in files if path.exists()]
 
 
 def record(directory: Path, cfg: Any, state: str, reason: str = "") -> None:
