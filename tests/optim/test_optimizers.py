@@ -37,6 +37,24 @@ def batches(step):
 batches.per_epoch = 3
 
 
+def one_batch(step):
+    """The same three batches as one, at every step."""
+    x, y = zip(*map(batches, range(3)), strict=True)
+    return torch.cat(x), torch.cat(y)
+
+
+one_batch.per_epoch = 1
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads change the order of sums, and cost more than they save on networks of this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def model_of():
     torch.manual_seed(0)
     return nn.Sequential(
@@ -45,7 +63,7 @@ def model_of():
     )  # fmt: skip
 
 
-def trainer_of(make, steps=40, grouped=False):
+def trainer_of(make, steps=40, grouped=False, batches=batches):
     model = model_of()
     keys = {"factors": ["6.*:0.5"], "layer_decay": 0.9} if grouped else {}
     lr = make.keywords["lr"]
@@ -69,15 +87,30 @@ def fit_to(trainer, at):
         trainer.fit(Every(log=4, evaluate=4), Watch(after=after))
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("word", WORDS)
+# L-BFGS takes the curvature from one step to the next. On batches that change it is erratic: of 6
+# starts that differ by 1e-7 two ended above their first loss, and which ones depended on the number
+# of threads. On one batch all of them learn. Two iterations a step leave most of the way after 6.
+ON = {"lbfgs": (one_batch, {"max_iter": 2})}
+
+
+@pytest.mark.parametrize(
+    "word, grouped",
+    # lbfgs takes one group, see below
+    [
+        (word, grouped)
+        for word in WORDS
+        for grouped in (False, True)
+        if word != "lbfgs" or not grouped
+    ],
+)
 def test_every_word_learns_and_goes_on_from_a_checkpoint_bit_for_bit(word, grouped):
-    if grouped and word == "lbfgs":
-        return  # takes one group, see below
-    whole, half, again = (trainer_of(factory(word), grouped=grouped) for _ in range(3))
-    first = float(whole.evaluate(batches)["loss"])
+    on, keys = ON.get(word, (batches, {}))
+    whole, half, again = (
+        trainer_of(factory(word, **keys), grouped=grouped, batches=on) for _ in range(3)
+    )
+    first = float(whole.evaluate(on)["loss"])
     whole.fit(Every(log=4, evaluate=4), Watch())
-    assert float(whole.evaluate(batches)["loss"]) < first
+    assert float(whole.evaluate(on)["loss"]) < first
     fit_to(half, 6)
     tensors, numbers = checkpoint.state_of(half)
     tensors = {name: t.clone() for name, t in tensors.items()}
@@ -86,6 +119,7 @@ def test_every_word_learns_and_goes_on_from_a_checkpoint_bit_for_bit(word, group
     assert again.step_count == whole.step_count
     for mine, theirs in zip(again.params, whole.params, strict=True):
         assert torch.equal(mine, theirs)
+    assert not all(map(torch.equal, half.params, whole.params))  # something was left to do
 
 
 @pytest.mark.parametrize("word", WORDS)
