@@ -1,5 +1,6 @@
 """Checkpoints: what is written comes back; what is damaged is named and the one before is used."""
 
+import os
 import random
 
 import pytest
@@ -137,3 +138,33 @@ def test_a_kill_between_any_two_system_calls_leaves_a_whole_checkpoint(tmp_path,
             assert torch.equal(found.tensors[name], tensor)
     else:
         pytest.fail("a save takes more system calls than expected")
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_manifest_never_outlives_the_files_it_names(tmp_path, monkeypatch, done):
+    """Two checkpoints of three files each are to go, and a kill comes after `done` removals."""
+
+    class Cut(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "let_go", lambda folder: None)
+        for step in (1, 2, 3, 4):
+            save(tmp_path, step, step)
+    before = set(tmp_path.iterdir())
+    assert len(before) == 12
+    removed = []
+
+    def cutting(path):
+        if len(removed) == done:
+            raise Cut
+        removed.append(path)
+        os.unlink(path)
+
+    monkeypatch.setattr(atomic, "unlink", cutting)
+    with pytest.raises(Cut):
+        checkpoint.let_go(tmp_path)
+    assert before - set(tmp_path.iterdir()) == set(removed)
+    for path in checkpoint.manifests(tmp_path):
+        named = checkpoint.manifest(path)["files"]
+        assert all((tmp_path / name).exists() for name in named), path.name
