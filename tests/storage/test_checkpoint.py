@@ -148,7 +148,7 @@ def test_a_manifest_never_outlives_the_files_it_names(tmp_path, monkeypatch, don
         pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "let_go", lambda folder: None)
+        patch.setattr(checkpoint, "remove_old", lambda folder: None)
         for step in (1, 2, 3, 4):
             save(tmp_path, step, step)
     before = set(tmp_path.iterdir())
@@ -163,7 +163,7 @@ def test_a_manifest_never_outlives_the_files_it_names(tmp_path, monkeypatch, don
 
     monkeypatch.setattr(atomic, "unlink", cutting)
     with pytest.raises(Cut):
-        checkpoint.let_go(tmp_path)
+        checkpoint.remove_old(tmp_path)
     assert before - set(tmp_path.iterdir()) == set(removed)
     for path in checkpoint.manifests(tmp_path):
         named = checkpoint.manifest(path)["files"]
