@@ -13,6 +13,7 @@ from trainlab.nn.cnn import cnn
 from trainlab.nn.init import TRUNCATED, identity, initialise, keep, truncated, weighted
 from trainlab.nn.mlp import mlp
 from trainlab.observe.capture import outputs
+from trainlab.training.modules import BATCH_NORMS
 
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
 X = {"mlp": (6,), "cnn": (2, 8, 8)}
@@ -42,7 +43,7 @@ def test_every_word_draws_every_weight_and_only_those(init_word, word, kind):
         if init_word != "constant":
             assert bool((layer.weight == 7).all()) == kept
         assert layer.bias is None or bool((layer.bias == (7 if kept else 0)).all())
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     assert len(norms) == 2 and all((m.weight == 7).all() for m in norms)
 
 

@@ -15,6 +15,7 @@ from trainlab.config import words
 from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.nn import cnn, init, mlp, norm, pretrained, residual
+from trainlab.training.modules import BATCH_NORMS
 
 WORDS = words.groups()["model"]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (13,)]
@@ -124,7 +125,7 @@ def test_resnet20_is_the_equation_with_option_a():
 def test_a_branch_whose_last_norm_has_gain_0_is_its_shortcut(word):
     model = build(word, (3, 32, 32), nn.Tanh, norm.batch).eval()
     for block in blocks(model):
-        last = [m for m in block.branch.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        last = [m for m in block.branch.modules() if isinstance(m, BATCH_NORMS)]
         nn.init.zeros_(last[-1].weight)
     inputs = []
     wrapped = blocks(model)[1]

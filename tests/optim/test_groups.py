@@ -14,7 +14,7 @@ from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 from trainlab.observe.console import Show
 from trainlab.optim import penalty
-from trainlab.optim.groups import decayed_parameters, matrices, parameter_groups, rest
+from trainlab.optim.groups import decayed_parameters, parameter_groups, rest, trained_matrices
 
 
 def model_of():
@@ -178,9 +178,9 @@ def test_what_decays_is_what_the_penalties_see():
         decaying = [name for name, _ in model.named_parameters() if found[name]["weight_decay"]]
         names = {id(p): name for name, p in model.named_parameters()}
         assert [names[id(p)] for p in decayed_parameters(model, **keys)] == decaying
-    assert [id(p) for p in decayed_parameters(model)] == [id(p) for p in matrices(model)]
+    assert [id(p) for p in decayed_parameters(model)] == [id(p) for p in trained_matrices(model)]
     parameter_groups(model, 0.1, 0.5, freeze=["hidden*"])
-    assert len(decayed_parameters(model)) == len(matrices(model)) == 2
+    assert len(decayed_parameters(model)) == len(trained_matrices(model)) == 2
 
 
 def test_penalty_l2_equals_sgds_weight_decay_on_what_decays():

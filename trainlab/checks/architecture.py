@@ -3,6 +3,7 @@
 from torch import nn
 
 from trainlab.checks import PASS, Fresh, Verdict
+from trainlab.training.modules import BATCH_NORMS
 
 
 def architecture(fresh: Fresh) -> Verdict:
@@ -29,7 +30,7 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
 
 def _takes_out(name: str, after: str, model: nn.Module) -> bool:
     layer, norm = model.get_submodule(name), model.get_submodule(after)
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if not isinstance(norm, BATCH_NORMS):
         return False
     wide = getattr(layer, "out_features", getattr(layer, "out_channels", None))
     return getattr(layer, "bias", None) is not None and wide == norm.num_features

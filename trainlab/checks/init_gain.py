@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
-from trainlab.nn.init import NORMS
 from trainlab.observe.capture import Layer, recorded_layers
+from trainlab.training.modules import matrices, norms
 
 IMAGES = 64
 FITS = 1.25  # a factor per layer that is no mismatch
@@ -41,10 +41,10 @@ def init_gain(fresh: Fresh) -> Verdict:
     calls = [layer for layer in layers if layer.function]
     if not calls:
         return verdict(SKIPPED, "the model calls no activation")
-    norms = sum(isinstance(module, NORMS) for module in model.modules())
-    if norms >= max(len(calls) - 1, 1):
+    count = len(norms(model))
+    if count >= max(len(calls) - 1, 1):
         return verdict(
-            PASS, f"{norms} norm layers set the size of the signal, whatever the weights"
+            PASS, f"{count} norm layers set the size of the signal, whatever the weights"
         )
     with torch.no_grad():
         entered, before, left, passed = _moments(x, layers, calls)
@@ -53,7 +53,7 @@ def init_gain(fresh: Fresh) -> Verdict:
         where = f"enters {bad[0]}" if bad else "enters the first layer, or leaves a later one,"
         saw = f"what {where} is 0 or not finite"
         cause = "act.dead" if all(map(math.isfinite, (*entered, *left))) else "init.too_large"
-        blank = all(not p.any() for p in trainer.params if p.dim() > 1)
+        blank = not any(p.any() for p in matrices(model).values())
         return verdict(WARN, saw, "a signal", ADVICE, cause="init.zero" if blank else cause)
     change = _mean(a / b for a, b in zip(entered, before, strict=True))
     gain = _mean(a / b for a, b in zip(entered, left, strict=True))
@@ -68,7 +68,7 @@ def init_gain(fresh: Fresh) -> Verdict:
     if ratio <= (SETTLES if moved <= limit else limit) or (steady and gain < needs):
         return verdict(PASS, saw, expected)
     off = gain / needs
-    own = float(_weights(trainer.params)) / needs
+    own = float(_weights(list(matrices(model).values()))) / needs
     cause = (
         "init.mismatch" if 1 / FAR < off < FAR else f"init.too_{'large' if off > 1 else 'small'}"
     )
@@ -93,11 +93,9 @@ def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[fl
     return torch.stack([torch.stack([_rms(t) for t in row]) for row in rows]).tolist()
 
 
-def _weights(params: list[Tensor]) -> float:
+def _weights(weights: list[Tensor]) -> float:
     """The gain that the weights alone have: rms * sqrt(fan in), the median over layers."""
-    return statistics.median(
-        _rms(p.detach()) * math.sqrt(p[0].numel()) for p in params if p.dim() > 1
-    )
+    return statistics.median(_rms(w.detach()) * math.sqrt(w[0].numel()) for w in weights)
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout, redraw
+from trainlab.training.modules import BATCH_NORMS
 from trainlab.training.trainer import evaluating
 
 IMAGES, DRAWS = 64, 3
@@ -63,7 +64,7 @@ def input_ignored(fresh: Fresh) -> Verdict:
 
 def _of_the_batch(module: nn.Module) -> bool:
     """Whether this is a batch norm that goes by the batch at hand, also in evaluation."""
-    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    norm = isinstance(module, BATCH_NORMS)
     return norm and (module.training or module.running_mean is None)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, redraw
+from trainlab.training.modules import matrices
 from trainlab.training.trainer import evaluating
 
 IMAGES, DRAWS = 64, 2
@@ -26,7 +27,7 @@ def linear_network(fresh: Fresh) -> Verdict:
     """
     trainer, verdict = fresh(), partial(Verdict, "linear_network")
     model, (x, _) = trainer.model, images(trainer, IMAGES)
-    deep = sum(p.dim() > 1 for p in model.parameters())
+    deep = len(matrices(model))
     if not x.is_floating_point() or len(x) < 2:
         return verdict(SKIPPED, f"the input is {x.dtype} {tuple(x.shape)}, not a float batch")
     expected = "nonlinear, if it has more than one layer"

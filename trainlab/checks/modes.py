@@ -12,13 +12,13 @@ from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import images
 from trainlab.data.batches import Batches
 from trainlab.optim.groups import TrainMode
+from trainlab.training.modules import BATCH_NORMS, DROPOUTS
 from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, SETTLE = 128, 4  # batches that batch-norm statistics are settled on
 RATE = 0.7  # of dropout; 0.5 is usual (Srivastava et al. 2014)
 FEW = 8  # samples a batch norm goes by
 EPOCHS = 4  # whose orders are compared
-BATCH_NORM, DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 EXPECTED = "training mode in training, evaluation mode in evaluation, fresh masks and orders"
 
 
@@ -31,7 +31,7 @@ def modes(fresh: Fresh) -> Verdict:
     """
     verdict = partial(Verdict, "modes", expected=EXPECTED)
     trainer = fresh()
-    norms = [m for m in trainer.model.modules() if isinstance(m, BATCH_NORM)]
+    norms = [m for m in trainer.model.modules() if isinstance(m, BATCH_NORMS)]
     count = len(trainer.batches(0)[1]) // trainer.accumulate
     if norms and count < FEW:
         saw = f"batch norm goes by {count} samples in training, by running statistics after it"
@@ -47,7 +47,7 @@ def modes(fresh: Fresh) -> Verdict:
     if wrong := _same_again(trainer):
         advice = "seed once, before the training, not in its loop"
         return verdict(WARN, wrong, advice=advice, cause="loop.seed_reset")
-    rate = max((m.p for m in trainer.model.modules() if isinstance(m, DROPOUT)), default=0.0)
+    rate = max((m.p for m in trainer.model.modules() if isinstance(m, DROPOUTS)), default=0.0)
     train, calm = _both_ways(fresh())
     saw = f"loss {train:.3g} in training mode, {calm:.3g} in evaluation mode on the same images"
     if rate > RATE:
@@ -69,7 +69,7 @@ def _in_training(trainer: Trainer) -> str:
     for step in range(2):
         trainer.step(*trainer.batches(step))
     away = [n for n, m in model.named_modules() if expected[n] and not m.training]
-    kinds = [n for n in away if isinstance(model.get_submodule(n), BATCH_NORM | DROPOUT)]
+    kinds = [n for n in away if isinstance(model.get_submodule(n), BATCH_NORMS | DROPOUTS)]
     if away:
         named = ", ".join((kinds or [n or "the model" for n in away])[:3])
         return f"in evaluation mode while it trains: {named}"
@@ -94,9 +94,9 @@ def _in_evaluation(model: nn.Module) -> str:
     """Which modules go on training in evaluation, in words, or nothing."""
     with evaluating(model):
         live = [n for n, m in model.named_modules() if m.training]
-    norms = [n for n, m in model.named_modules() if isinstance(m, BATCH_NORM)]
+    norms = [n for n, m in model.named_modules() if isinstance(m, BATCH_NORMS)]
     live += [n for n in norms if model.get_submodule(n).running_mean is None and n not in live]
-    kinds = [n for n in live if isinstance(model.get_submodule(n), BATCH_NORM | DROPOUT)]
+    kinds = [n for n in live if isinstance(model.get_submodule(n), BATCH_NORMS | DROPOUTS)]
     return f"in training mode while it is evaluated: {', '.join(kinds[:3])}" if kinds else ""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from trainlab.checks import PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
 from trainlab.optim.schedule import ends_early, sampled
+from trainlab.training.modules import is_matrix, matrices
 from trainlab.training.trainer import Trainer
 
 LEAP, CRAWL = 0.5, 1e-6  # norm(first update) / norm(weight) at full lr; 1e-3 is usual
@@ -76,7 +77,8 @@ class Update:
 
 def _weights(trainer: Trainer) -> list[Tensor]:
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    return [p for p in trainer.params if p.dim() > 1 and id(p) in held]
+    weights = matrices(trainer.model).values()
+    return [p for p in weights if p.requires_grad and id(p) in held]
 
 
 def _norm(t: Tensor) -> float:
@@ -108,7 +110,7 @@ def _eps(trainer: Trainer) -> float:
     found = 0.0
     for group in trainer.optimizer.param_groups:
         second = "betas" in group or "alpha" in group
-        grads = [p.grad.flatten() for p in group["params"] if p.grad is not None and p.dim() > 1]
+        grads = [p.grad.flatten() for p in group["params"] if p.grad is not None and is_matrix(p)]
         if second and grads and group.get("eps", 0) > 1e-4:
             rms = float(torch.cat(grads).double().square().mean().sqrt())
             found = max(found, group["eps"] / max(rms, 1e-12))

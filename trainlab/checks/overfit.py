@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import floor, images, no_classes, no_dropout
+from trainlab.training.modules import BATCH_NORMS
 from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, STEPS, EVERY = 20, 300, 10
@@ -106,7 +107,7 @@ def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -
         return fit
     with evaluating(trainer.model):
         for module in trainer.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 module.train()
         calm = look()
     return calm if calm.passed else fit

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
+from trainlab.training.modules import is_matrix
 from trainlab.training.trainer import Trainer
 
 STILL = "loop.param_not_updated"
@@ -43,12 +44,12 @@ def parameters(fresh: Fresh) -> Verdict:
         return verdict(FAIL, saw, advice="list each tensor once", cause="loop.listed_twice")
     if zero:  # before a head or a branch that starts at 0 on purpose it is 0 for one step
         later = _later(fresh)
-        empty = [n for n in zero if named[n].dim() > 1 and named[n].abs().max() < 1e-30]
+        empty = [n for n in zero if is_matrix(named[n]) and named[n].abs().max() < 1e-30]
         zero = [n for n in zero if n in later or n in empty]
     if zero:
         advice = "weights all 0, or every unit dead: init=he_normal or init=xavier_normal"
-        blank = all(not p.any() for p in named.values() if p.dim() > 1)
-        dead = any(named[n].dim() < 2 for n in zero)  # no unit is on: its bias has none either
+        blank = all(not p.any() for p in named.values() if is_matrix(p))
+        dead = not all(is_matrix(named[n]) for n in zero)  # no unit is on: its bias has none either
         cause = "init.zero" if blank else "act.dead" if dead else ""
         saw = f"gradient 0 everywhere in {_names(zero)}"
         return verdict(WARN, saw, advice=advice, cause=cause)
@@ -57,7 +58,7 @@ def parameters(fresh: Fresh) -> Verdict:
         saw = f"no tensor moves in {TRIES} steps"
         advice = "optim.lr above 0; call optimizer.step() in every step"
         return verdict(FAIL, saw, advice=advice, cause=STILL)
-    if still and all(named[n].dim() < 2 for n in still):
+    if still and not any(is_matrix(named[n]) for n in still):
         saw = f"{len(named)} trainable tensors have a gradient and move, but for {_names(still)}"
         return verdict(PASS, f"{saw}: no effect, as a bias before batch norm has none")
     if still:

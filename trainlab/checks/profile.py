@@ -11,6 +11,7 @@ from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.init_gain import init_gain
 from trainlab.checks.tools import images, no_dropout
 from trainlab.observe.capture import Layer, capture
+from trainlab.training.modules import matrices
 from trainlab.training.trainer import Trainer
 
 IMAGES, TRIES = 128, 8  # steps, of which the first may warm up from lr 0
@@ -51,7 +52,7 @@ def profile(fresh: Fresh) -> Verdict:
     if not told:
         return verdict(PASS, saw)
     advice = "init=he_normal (with init.gain=auto), norm=batch, activation=relu, or fewer layers"
-    blank = all(not p.any() for p in trainer.params if p.dim() > 1)
+    blank = not any(p.any() for p in matrices(trainer.model).values())
     cause = "init.zero" if blank else _cause(fresh, forward, [sizes[n] for n in held])
     return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice, cause=cause)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from trainlab.checks import FAIL, PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
 from trainlab.observe.capture import Layer, capture
+from trainlab.training.modules import matrices
 
 IMAGES, UNITS, ROWS = 128, 512, 2048  # at most
 SAME = 1e-5  # relative distance of twins
@@ -42,7 +43,7 @@ def symmetry(fresh: Fresh) -> Verdict:
     expected = f"no twins, a rank above {RANK:g}"
     if twins[most] == 1:
         dead = not next(c for c in calls if c.name == most).grad.any()
-        cause = _cause([p for p in trainer.params if p.dim() > 1], dead)
+        cause = _cause(list(matrices(trainer.model).values()), dead)
         return verdict(FAIL, f"{saw}: they can never differ", expected, ADVICE, cause=cause)
     if twins[most] > 0.5:
         return verdict(WARN, saw, expected, ADVICE, cause="init.symmetric")

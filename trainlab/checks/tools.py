@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from trainlab.data.batches import Batches
 from trainlab.data.splits import Split
+from trainlab.training.modules import DROPOUTS, is_matrix
 from trainlab.training.trainer import Trainer, classes_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -57,7 +58,7 @@ def in_file_order(batches: Callable) -> Callable:
 def no_dropout(model: nn.Module) -> Iterator[None]:
     """Train mode, where batch norm works as in training, with every dropout module's rate at 0."""
     inside = nn.MultiheadAttention | nn.RNNBase  # these keep their rate in `dropout`
-    kept = [(m, "p", m.p) for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    kept = [(m, "p", m.p) for m in model.modules() if isinstance(m, DROPOUTS)]
     kept += [(m, "dropout", m.dropout) for m in model.modules() if isinstance(m, inside)]
     model.train()
     try:
@@ -74,7 +75,7 @@ def redraw(model: nn.Module) -> None:
     """Draw every parameter anew: what stays true of the outputs is true whatever the weights."""
     for p in model.parameters():
         if p.is_floating_point():
-            p.normal_(0, 3 / math.sqrt(p[0].numel()) if p.dim() > 1 else 1)
+            p.normal_(0, 3 / math.sqrt(p[0].numel()) if is_matrix(p) else 1)
 
 
 def no_classes(logits: Tensor, y: Tensor) -> str:

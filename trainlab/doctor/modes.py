@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.observe.capture import eager, unmoved
+from trainlab.training.modules import BATCH_NORMS, DROPOUTS
 from trainlab.training.trainer import evaluating
-
-NORM, DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 
 
 @torch.no_grad()
@@ -22,7 +21,7 @@ def both_modes(trainer: Any, x: Tensor, y: Tensor) -> dict[str, float]:
     random streams are left as they were.
     """
     model = eager(trainer.model)
-    layers = [m for m in model.modules() if isinstance(m, NORM | DROPOUT)]
+    layers = [m for m in model.modules() if isinstance(m, BATCH_NORMS | DROPOUTS)]
     with unmoved(model):
         loss = float(trainer.criterion(model(x), y))
         away = [m for m in layers if not m.training]
@@ -35,7 +34,7 @@ def both_modes(trainer: Any, x: Tensor, y: Tensor) -> dict[str, float]:
     if not layers:
         return {} if loss == calm else seen
     seen["modes/resting"], seen["modes/live"] = (len(m) / len(layers) for m in (resting, live))
-    seen["modes/dropout"] = max((m.p for m in layers if isinstance(m, DROPOUT)), default=0.0)
+    seen["modes/dropout"] = max((m.p for m in layers if isinstance(m, DROPOUTS)), default=0.0)
     held = [m for m in layers if getattr(m, "running_mean", None) is not None and not _frozen(m)]
     if held:
         sizes = [t.double().norm() for m in held for t in (m.running_mean, m.running_var)]
@@ -45,4 +44,4 @@ def both_modes(trainer: Any, x: Tensor, y: Tensor) -> dict[str, float]:
 
 def _frozen(module: nn.Module) -> bool:
     """A norm without anything to train: that its statistics rest is meant so."""
-    return isinstance(module, NORM) and not any(p.requires_grad for p in module.parameters())
+    return isinstance(module, BATCH_NORMS) and not any(p.requires_grad for p in module.parameters())

@@ -95,9 +95,8 @@ def constrain(
         text = "with norm=weight a unit's norm is its gain; use another norm"
         raise ConfigError(f"constraint.{name}: {text}, or leave the constraint out")
     rule = {"max_norm": partial(constraints.max_norm, norm=limits["max_norm"])}
-    multiply = partial(
-        _multiply, group_rules.matrices(model), rule.get(name, constraints.unit_norm)
-    )
+    weights = group_rules.trained_matrices(model)
+    multiply = partial(_multiply, weights, rule.get(name, constraints.unit_norm))
     multiply()
     return multiply
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from trainlab.data.batches import Batches
 from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
+from trainlab.training.modules import BATCH_NORMS, activations, is_matrix, matrices
 from trainlab.training.trainer import Trainer
-
-HOMES = "torch.nn.modules.activation", "trainlab.nn.activation"
-OTHERS = nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax
 
 
 class Sloped(nn.Module):
@@ -33,20 +31,20 @@ class Sloped(nn.Module):
 def constant(trainer: Trainer, severity: float) -> None:
     """All weights have this value, all biases are 0."""
     for p in trainer.model.parameters():
-        p.fill_(severity if p.dim() > 1 else 0.0)
+        p.fill_(severity if is_matrix(p) else 0.0)
 
 
 @torch.no_grad()
 def scaled_to(trainer: Trainer, severity: float) -> None:
     """The weights of every layer get this standard deviation."""
-    for p in _matrices(trainer.model):
+    for p in matrices(trainer.model).values():
         p.mul_(severity / p.std().clamp_min(1e-12))
 
 
 @torch.no_grad()
 def mismatch(trainer: Trainer, severity: float) -> None:
     """The weights of the hidden layers are this factor from what their activation needs."""
-    for p in _matrices(trainer.model)[:-1]:
+    for p in list(matrices(trainer.model).values())[:-1]:
         p.mul_(severity)
 
 
@@ -73,7 +71,7 @@ def exploding(trainer: Trainer, severity: float) -> None:
 
 def linear(trainer: Trainer, severity: float) -> None:
     """This share of the activations, from the input on, is left out."""
-    count = len(_activations(trainer.model)) * severity
+    count = len(activations(trainer.model)) * severity
     left = iter(range(round(count)))
     _swap(trainer.model, lambda old: old if next(left, None) is None else nn.Identity())
 
@@ -105,7 +103,7 @@ def input_ignored(trainer: Trainer, severity: float) -> None:
 
 def norm_mode(trainer: Trainer, severity: float) -> None:
     """Batch norm stays in training mode at evaluation, which sees `severity` samples at once."""
-    norms = [m for m in trainer.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in trainer.model.modules() if isinstance(m, BATCH_NORMS)]
     if not norms:
         raise ConfigError("fault = norm_mode: there is no batch norm; add norm=batch")
     for module in norms:
@@ -120,23 +118,9 @@ def _training(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def _matrices(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.dim() > 1]
-
-
-def _activations(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(parent, name, module) of each activation, in the order they are registered."""
-    found = []
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if type(child).__module__ in HOMES and not isinstance(child, OTHERS):
-                found.append((parent, name, child))
-    return found
-
-
 def _swap(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
     """Another module in the place of every activation."""
-    found = _activations(model)
+    found = activations(model)
     if not found:
         raise ConfigError("fault: the model has no activation module to change; use model=mlp")
     for parent, name, child in found:

@@ -7,6 +7,7 @@ from torch import nn
 from trainlab.errors import ConfigError
 from trainlab.faults.data import resized
 from trainlab.optim.clip import by_norm
+from trainlab.training.modules import matrices
 from trainlab.training.trainer import Trainer
 
 
@@ -78,7 +79,8 @@ def no_zero_grad(trainer: Trainer, severity: float) -> None:
 
 def not_updated(trainer: Trainer, severity: float) -> None:
     """The optimizer was not given the first `severity` weights."""
-    left = [id(p) for p in trainer.params if p.dim() > 1][: int(severity)]
+    weights = [id(p) for p in matrices(trainer.model).values() if p.requires_grad]
+    left = weights[: int(severity)]
     for group in trainer.optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in left]
 

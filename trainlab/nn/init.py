@@ -14,9 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
 from trainlab.nn import activation
-
-NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm
-MIXING = nn.MultiheadAttention | nn.Softmax | nn.Softmax2d | nn.LogSoftmax | nn.Softmin | nn.GLU
+from trainlab.training.modules import is_activation, is_matrix, is_norm, norms
 
 
 @torch.no_grad()
@@ -63,12 +61,12 @@ def weighted(model: nn.Module) -> list[tuple[nn.Module, nn.Module | None]]:
     the next child that is called `activation` or is of torch.nn's activations; for the last layers,
     the one before. None where the model has no such module."""
     modules = list(model.named_modules())
-    active = [m for name, m in modules if _is_activation(name, m)]
+    active = [m for name, m in modules if is_activation(name, m)]
     behind, found = (active[-1] if active else None), []
     for name, module in reversed(modules):
-        if _is_activation(name, module):
+        if is_activation(name, module):
             behind = module
-        elif _is_weighted(module):
+        elif _is_weighted(name, module):
             found.append((module, behind))
     return found[::-1]
 
@@ -81,15 +79,10 @@ def assign(layer: nn.Module, value: Tensor) -> None:
         layer.weight.copy_(value)
 
 
-def _is_weighted(module: nn.Module) -> bool:
+def _is_weighted(name: str, module: nn.Module) -> bool:
     held = "weight" in module._parameters or is_parametrized(module, "weight")
-    matrix = held and isinstance(module.weight, Tensor) and module.weight.dim() >= 2
-    return matrix and not isinstance(module, NORMS)
-
-
-def _is_activation(name: str, module: nn.Module) -> bool:
-    known = type(module).__module__ == nn.modules.activation.__name__
-    return name.rpartition(".")[2] == "activation" or (known and not isinstance(module, MIXING))
+    matrix = held and isinstance(module.weight, Tensor) and is_matrix(module.weight)
+    return matrix and not is_norm(name, module)
 
 
 # what `head` stands for beside `same`; 0.01 is that of Goyal et al. 2017, section 5.1
@@ -124,8 +117,8 @@ def close_branches(model: nn.Module) -> None:
     Raises ConfigError where there is no block."""
     found = [m.branch for m in model.modules() if isinstance(getattr(m, "branch", None), nn.Module)]
     for branch in found:
-        norms = [m for m in branch.modules() if isinstance(m, NORMS) and m.weight is not None]
-        last = norms[-1] if norms else weighted(branch)[-1][0]
+        gains = [m for m in norms(branch) if isinstance(getattr(m, "weight", None), Tensor)]
+        last = gains[-1] if gains else weighted(branch)[-1][0]
         assign(last, torch.zeros_like(last.weight))
     if not found:
         raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainlab.training.modules import is_matrix
 from trainlab.training.randomness import number
 
 
@@ -137,7 +138,7 @@ class LARS(Descent):
         decay, steps = group["weight_decay"], []
         for p, g in zip(params, grads, strict=True):
             step = g + decay * p
-            if p.dim() > 1:
+            if is_matrix(p):
                 weight, grad = torch.linalg.vector_norm(p), torch.linalg.vector_norm(g)
                 local = group["trust"] * weight / (grad + decay * weight)
                 step = step * torch.where((weight > 0) & (grad > 0), local, 1.0)

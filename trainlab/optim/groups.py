@@ -1,20 +1,20 @@
 """Which parameters are trained, how fast, and how far they decay.
 
 Patterns are those of the shell (fnmatch) on the names of model.named_parameters(); where several
-match, the last one decides. A *matrix* is a weight of two dims or more that is no bias and belongs
-to no norm: what weight decay, penalties and constraints act on.
+match, the last one decides. Weight decay, penalties and constraints act on the matrices, see
+training/modules.py.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from trainlab.errors import ConfigError
+from trainlab.training.modules import matrices
 
 FACTOR = re.compile(r"\d*\.?\d+(e[+-]?\d+)?")
 
@@ -45,7 +45,7 @@ def parameter_groups(
     names = [name for name, _ in model.named_parameters()]
     frozen = _factors("groups.freeze", [f"{pattern}:0" for pattern in freeze], names)
     rates, shares = _factors("groups.lr", factors, names), _factors("groups.decay", decays, names)
-    weights, above = dict(_matrices(model)), _above(model)
+    weights, above = matrices(model), _above(model)
     found: dict[tuple[float, float], list[str]] = {}
     for name, p in model.named_parameters():
         if name in frozen:
@@ -78,7 +78,7 @@ def decayed_parameters(
     `decay_all`), without what a pattern of `decays` gives the factor 0 and with what one gives
     another."""
     names = [name for name, _ in model.named_parameters()]
-    shares, weights = _factors("groups.decay", decays, names), dict(_matrices(model))
+    shares, weights = _factors("groups.decay", decays, names), matrices(model)
     return [
         p
         for name, p in model.named_parameters()
@@ -86,9 +86,9 @@ def decayed_parameters(
     ]
 
 
-def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that constraints act on: trained matrices in the model's order."""
-    return [p for _, p in _matrices(model) if p.requires_grad]
+def trained_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that constraints act on, in the model's order."""
+    return [p for p in matrices(model).values() if p.requires_grad]
 
 
 def rest(model: nn.Module, freeze: Sequence[str] = ()) -> None:
@@ -119,25 +119,10 @@ class TrainMode:
         rest(model, self.freeze)
 
 
-def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    norms = {
-        name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()
-    }
-    gains = {  # of weight norm
-        f"{name}.original0"
-        for name, m in model.named_modules()
-        if isinstance(m, ParametrizationList)
-    }
-    for name, p in model.named_parameters():
-        owner, _, last = name.rpartition(".")
-        if p.dim() > 1 and last != "bias" and owner not in norms and name not in gains:
-            yield name, p
-
-
 def _above(model: nn.Module) -> dict[str, int]:
     """Name -> how many weight layers stand above; what is no part of one counts to the last one
     before it."""
-    layers = {_layer(name) for name, _ in _matrices(model)}
+    layers = {_layer(name) for name in matrices(model)}
     seen: list[str] = []
     at = {}
     for name, _ in model.named_parameters():

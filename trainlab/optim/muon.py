@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from trainlab.optim.descent import Descent, momenta
+from trainlab.training.modules import is_matrix
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at 0, ends between 0.7 and 1.2
 
@@ -53,7 +54,7 @@ class Muon(Descent):
         given = list(params)
         groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         groups = [group | {"params": list(group["params"])} for group in groups]
-        inner = [p for group in groups for p in group["params"] if _is_matrix(p)][:-1]
+        inner = [p for group in groups for p in group["params"] if _has_rows(p)][:-1]
         inside = {id(p) for p in inner}
         split: list[dict[str, Any]] = []
         for group in groups:
@@ -107,6 +108,6 @@ class Muon(Descent):
         )  # fmt: skip
 
 
-def _is_matrix(p: Tensor) -> bool:
-    """Two dims and more than one row and column: a gain of weight norm, (N, 1), is none."""
-    return p.dim() > 1 and min(p.shape[0], p[0].numel()) > 1
+def _has_rows(p: Tensor) -> bool:
+    """More than one row and column: else (a gain of weight norm, (N, 1)) there is one direction."""
+    return is_matrix(p) and min(p.shape[0], p[0].numel()) > 1
