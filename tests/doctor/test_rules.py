@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from trainlab import examine
 from trainlab.cli import compose
@@ -18,6 +20,8 @@ from trainlab.doctor.examine import findings
 from trainlab.doctor.finding import MOST, Finding, card, shown
 from trainlab.doctor.rules.layers import decades
 from trainlab.errors import NonFiniteError
+from trainlab.observe.capture import recorded_layers
+from trainlab.observe.saturation import slope_of
 from trainlab.training.trainer import Trainer
 
 LAYERS = "01.tanh", "02.tanh", "03.logits"
@@ -35,6 +39,15 @@ def both(step):
     seen = {"modes/train_loss": 1.2 * loss(step), "modes/eval_loss": 1.1 * loss(step)}
     layers = {"modes/dropout": 0.5, "modes/live": 0.0, "modes/resting": 0.0}
     return seen | layers | {"modes/statistics": 5 + step / 100}
+
+
+def slope_rows(function, layer):
+    """What the probe writes at the first step of the slope of this module."""
+    with recorded_layers(function) as layers:
+        function(torch.randn(4, 3))
+    slope = slope_of(layers[0])
+    facts = ("sides", "usual", "wide")
+    return {f"activation_flat_{fact}/{layer}": float(getattr(slope, fact)) for fact in facts}
 
 
 def rows(changes=None):
@@ -61,6 +74,7 @@ def rows(changes=None):
                 probe |= {f"activation_unit_std/{layer}": 0.8, f"gradient_norm/{layer}": 0.1}
             for layer in LAYERS[:-1]:
                 probe[f"activation_saturated/{layer}"] = 0.04
+                probe |= slope_rows(nn.Tanh(), layer) if step == 1 else {}
             for name in WEIGHTS:
                 probe |= {f"weight_norm/{name}": 5.0, f"update_ratio/{name}": 2e-3}
                 probe[f"weight_gradient_norm/{name}"] = 0.2
@@ -176,13 +190,44 @@ def test_what_has_passed_is_no_alarm():
     assert "it has passed" in found.evidence
 
 
-def test_saturation_is_judged_by_the_activation():
-    def seen(kind):
-        row = {f"activation_saturated/01.{kind}": 0.6, "activation_mean/01.x": 0.0}
-        return [f.id for f in findings([{"step": s} | row for s in (1, 101, 201)])]
+class Squash(nn.Module):
+    """A tanh that no table knows."""
 
-    assert seen("sigmoid") == ["act.saturated"]
-    assert seen("relu") == seen("elu") == seen("hardtanh") == []
+    def forward(self, x):
+        return 1 - 2 / (1 + (2 * x).exp())
+
+
+class InPlace(nn.Module):
+    """A Squash in the activation's place."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation = Squash()
+
+    def forward(self, x):
+        return self.activation(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "share", "alarms"),
+    [
+        (nn.Sigmoid, 0.6, True), (nn.Tanh, 0.6, True), (nn.Softsign, 0.6, True),
+        (nn.Hardtanh, 0.7, False), (nn.Hardtanh, 0.8, True), (InPlace, 0.6, True),
+        (nn.Tanh, 0.45, False), (nn.ELU, 0.6, False), (nn.ELU, 0.9, True), (nn.SiLU, 0.9, True),
+        (nn.ReLU, 0.9, False), (nn.ReLU6, 0.9, False), (nn.LeakyReLU, 0.9, False),
+        (nn.PReLU, 0.9, False),
+    ],
+)  # fmt: skip
+def test_saturation_is_judged_by_the_slope_of_the_activation(function, share, alarms):
+    row = {"activation_saturated/01.it": share, "activation_mean/01.x": 0.0, "train/loss": 2.0}
+    steps = [{"step": 0, "start/loss": 2.4} | slope_rows(function(), "01.it")]
+    steps += [{"step": step} | row for step in (1, 101, 201)]
+    assert [f.id for f in findings(steps)] == ["act.saturated"] * alarms
+
+
+def test_saturation_of_an_activation_whose_slope_nobody_measured_is_not_judged():
+    row = {"activation_saturated/01.tanh": 0.9, "activation_mean/01.x": 0.0}
+    assert findings([{"step": s} | row for s in (1, 101, 201)]) == []
 
 
 def test_dead_and_flat_units_are_no_alarm_where_it_learns_all_the_same():
@@ -192,13 +237,14 @@ def test_dead_and_flat_units_are_no_alarm_where_it_learns_all_the_same():
     (found,) = findings(rows({"activation_dead/01": 0.96}))  # hardly anything passes
     assert found.severity == "error"
 
-    def flat(kind, low):
-        made = {"activation_saturated/01." + kind: 0.9}
+    def flat(function, low):
+        made = {"activation_saturated/01.it": 0.9}
         steps = [{"step": s, "train/loss": low, "start/loss": 2.4} | made for s in (1, 101, 201)]
+        steps[0] |= slope_rows(function, "01.it")
         return [(f.id, f.severity) for f in findings(steps)]
 
-    assert flat("elu", 0.5) == [("act.saturated", "info")]
-    assert flat("elu", 1.6) == flat("tanh", 0.5) == [("act.saturated", "warning")]
+    assert flat(nn.ELU(), 0.5) == [("act.saturated", "info")]
+    assert flat(nn.ELU(), 1.6) == flat(nn.Tanh(), 0.5) == [("act.saturated", "warning")]
 
 
 @pytest.mark.parametrize("loss_of_training", [1.0, 2.2])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainlab.observe.capture import StepRecord, capture_around, capture_step
+from trainlab.observe.saturation import saturated, slope_of
 from trainlab.observe.statistics import (
     BINS,
     MOST,
@@ -21,7 +22,7 @@ from trainlab.observe.statistics import (
     of_run,
     rarely,
 )
-from trainlab.probes.activation import activation, saturated
+from trainlab.probes.activation import activation
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight
@@ -62,6 +63,10 @@ def alone(record):
             scalars[f"activation_saturated/{layer.name}"] = float(flat.double().mean())
             zero = 1 - float(layer.out.count_nonzero()) / layer.out.numel()
             scalars[f"activation_zero/{layer.name}"] = zero
+            if record.at == 0:
+                slope = slope_of(layer)
+                for fact in ("sides", "usual", "wide"):
+                    scalars[f"activation_flat_{fact}/{layer.name}"] = float(getattr(slope, fact))
         if layer.grad is not None:
             scalars[f"gradient_norm/{layer.name}"] = float(layer.grad.norm())
     for name, before in record.params.items():
@@ -248,6 +253,6 @@ def test_what_changes_slowly_is_a_function_of_the_step_for_every_cadence():
     assert all(rarely(step) for step in range(0, 10_000, 1000))
     plain = {"01.w": torch.ones(2, 2)}
     for at, some in ((0, True), (100, False), (500, True)):
-        record = StepRecord([], plain, plain, plain, at=at)
+        record = StepRecord([], plain, plain, plain, at=at, weights=frozenset(plain))
         _, spread = measure(record, PROBES)
         assert bool(spread) == some

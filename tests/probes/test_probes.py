@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainlab.observe.capture import StepRecord, capture, capture_around, recorded_layers
+from trainlab.observe.saturation import saturated
 from trainlab.observe.statistics import Histogram, at_least_float32, counted, measure, strided
-from trainlab.probes.activation import activation, dead, moments, saturated
+from trainlab.probes.activation import activation, dead, moments
 from trainlab.probes.gradient import gradient
 from trainlab.probes.update import update
 from trainlab.probes.weight import weight

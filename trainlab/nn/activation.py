@@ -1,4 +1,4 @@
-"""Activations: the width one needs, its gain, where it saturates. The words of conf/activation/
+"""Activations: the width one needs, its gain. The words of conf/activation/
 are the classes of torch, or stand below. Named by conf/activation/. B batch, F features, P pieces.
 
 An activation with an attribute `pieces` makes one unit of P, the largest (maxout).
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.errors import ConfigError
-from trainlab.observe.capture import one_call
 
 
 def sized(activation: Callable[..., nn.Module], width: int) -> tuple[int, nn.Module]:
@@ -58,35 +57,24 @@ def _gauss() -> tuple[Tensor, Tensor]:
     return z, weights.repeat(len(left)) / 8 * density
 
 
-@one_call
-def relu_squared(x: Tensor) -> Tensor:
-    """max(x, 0)^2, So et al. 2021 (Primer), https://arxiv.org/abs/2109.08668"""
-    return x.relu().square()
-
-
-@one_call
-def maxout(x: Tensor, pieces: int) -> Tensor:
-    """(B, F * P, ...) -> (B, F, ...), the largest of each P neighbours. Goodfellow et al. 2013,
-    https://arxiv.org/abs/1302.4389"""
-    return x.unflatten(1, (-1, pieces)).amax(2)
-
-
 class ReLUSquared(nn.Module):
-    """The module of relu_squared."""
+    """max(x, 0)^2, So et al. 2021 (Primer), https://arxiv.org/abs/2109.08668"""
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu_squared(x)
+        return x.relu().square()
 
 
 class Maxout(nn.Module):
-    """The module of maxout; the layer before has `pieces` times its width."""
+    """(B, F * P, ...) -> (B, F, ...), the largest of each P neighbours, which are the `pieces` of a
+    unit: the layer before has P times its width. Goodfellow et al. 2013,
+    https://arxiv.org/abs/1302.4389"""
 
     def __init__(self, pieces: int = 2):
         super().__init__()
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        return maxout(x, self.pieces)
+        return x.unflatten(1, (-1, self.pieces)).amax(2)
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"
@@ -100,22 +88,3 @@ def prelu(per: str = "layer", slope: float = 0.25, width: int | None = None) -> 
             "activation.per = channel: the width of the layer is not known here; use per=layer"
         )
     return nn.PReLU(width if per == "channel" else 1, init=slope)
-
-
-SATURATED, USUAL = 0.05, 4.0  # share of max |f'|; the |x| that count where f' grows without end
-
-
-def saturates(activation: nn.Module) -> tuple[float, float]:
-    """(low, high), to 1e-3: the x below and above which |f'| < 5 % of its maximum; -inf and inf
-    where it never is. Of an f' that grows without end (relu_squared) the maximum over |x| <= 4."""
-    f, width = in_double(activation)
-    x = torch.linspace(-32, 32, 64001, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        slope = torch.autograd.grad(f(x[:, None].repeat(1, width)).sum(), x)[0].abs()
-    x = x.detach()
-    grows = slope.max() > 1.5 * slope[x.abs() <= 16].max()
-    largest = slope[x.abs() <= USUAL].max() if grows else slope.max()
-    steep = (slope >= SATURATED * largest).nonzero()
-    first, last = int(steep[0]), int(steep[-1])
-    low = -math.inf if first == 0 else float(x[first - 1])
-    return low, math.inf if last == len(x) - 1 else float(x[last + 1])

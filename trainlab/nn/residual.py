@@ -161,8 +161,11 @@ def residual_mlp(
     for level, (width, rate) in enumerate(zip(widths, rates, strict=True), 1):
         (_, first), (out, second) = sized(activation, last), sized(activation, width)
         branch = [first, norm(nn.Linear(last, out), second), norm(nn.Linear(width, out), None)]
+        names = "activation", "1", "2", "3"  # so that one of one's own is known as the activation
+        parts = zip(names, _branch(branch, rate), strict=False)
         shortcut = nn.Identity() if out == before else nn.Linear(before, out)
-        layers[f"block{level}"] = Residual(_branch(branch, rate), shortcut, nn.Identity())
+        named = nn.Sequential(OrderedDict(parts))
+        layers[f"block{level}"] = Residual(named, shortcut, nn.Identity())
         before, last = out, width
     layers["activation"] = sized(activation, last)[1]
     return _headed(layers, last, classes, dropout)

@@ -242,7 +242,9 @@ def of_run(record: Any, run: int) -> Any:
         tensors = {name: getattr(held, name) for name in names}
         return replace(held, **{n: t[run] for n, t in tensors.items() if t is not None})
 
-    layers = [own(layer, "x", "out", "grad") for layer in record.layers]
+    layers = [
+        replace(own(layer, "x", "out", "grad"), place=(run, record.runs)) for layer in record.layers
+    ]
     parts = {
         name: {tag: tensor[run] for tag, tensor in getattr(record, name).items()}
         for name in ("params", "grads", "updates")

@@ -3,29 +3,26 @@
 A unit is one entry of dimension 1: a feature of (B, F), a channel of (B, C, H, W).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainlab.observe.capture import Layer, StepRecord, eager, recorded_layers, unmoved
+from trainlab.observe.capture import StepRecord, eager, recorded_layers, unmoved
+from trainlab.observe.saturation import saturated, slope_of
 from trainlab.observe.statistics import (
     Seen,
     alike,
     histograms,
     measures_all_runs,
-    small,
     stacked_tensors,
     tags,
 )
 from trainlab.training.trainer import evaluating
 
-SATURATED = 0.05  # |f'| below this share of its maximum: tanh at |x| > 2.18, sigmoid at |x| > 4.36
 ENOUGH = 1024  # samples that tell a dead unit: one that is active for 1 in 300 is missed by 3 %
 BLOCK = 2**17  # elements of the input that go through the network at a time
-USUAL = 4.0  # the |x| that count where |f'| grows without end
-_flat_below: dict[tuple, Tensor] = {}
 
 
 @measures_all_runs
@@ -33,8 +30,9 @@ def activation(record: StepRecord) -> Seen:
     """Mean, std over all elements (pooled), std of each unit over the samples and then averaged,
     the shares of saturated and of zero elements (0 to 1), and a histogram.
 
-    Standard deviations divide by n. Saturation: Glorot and Bengio 2010; |f'| comes from the
-    recorded call itself, so every elementwise function has it.
+    Standard deviations divide by n. Saturation: see observe/saturation.py. At the first step also
+    what the layer's function is like: on how many sides it is flat, and for what share of usual
+    and of wide inputs, so that a rule needs to know no activation.
     """
     seen: Seen = {}
     calls = [layer for layer in record.layers if layer.elementwise]
@@ -48,7 +46,13 @@ def activation(record: StepRecord) -> Seen:
                 seen[tags("activation_zero", names)] = share(values == 0)
         seen |= histograms("activation", outs)
     for group, flat in saturated(calls, record.runs):
-        seen[tags("activation_saturated", [layer.name for layer in group])] = share(flat)
+        names = [layer.name for layer in group]
+        seen[tags("activation_saturated", names)] = share(flat)
+        if record.at == 0:
+            slope = slope_of(group[0], record.runs)
+            for fact in ("sides", "usual", "wide"):
+                each = getattr(slope, fact).expand(len(names), record.runs or 1)
+                seen[tags(f"activation_flat_{fact}", names)] = each
     return seen
 
 
@@ -77,70 +81,6 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     means = means.flatten(2)
     pooled = variances.mean(2) + means.var(2, correction=0)  # within the units, between them
     return means.mean(2), pooled.sqrt_(), variances.sqrt_().mean(2)
-
-
-def slopes(functions: list[Callable[[Tensor], Tensor]], inputs: list[Tensor]) -> list[Tensor]:
-    """|f'(x)| of each elementwise f at each of its inputs, by one backward pass."""
-    with torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x in inputs]
-        outs = [f(x.clone()) for f, x in zip(functions, inputs, strict=True)]  # f may work in place
-        ones = [torch.ones_like(out) for out in outs]
-        return [slope.abs_() for slope in torch.autograd.grad(outs, inputs, ones)]
-
-
-def saturated(calls: list[Layer], runs: int | None = None) -> list[tuple[list[Layer], Tensor]]:
-    """Where the slope of each call is below 5 % of the largest it can have, (L, R, B, ...) of the
-    calls of one function and shape; a nan input is not."""
-    groups: dict[Any, list[Layer]] = {}
-    own = {layer.name for layer in calls if learned(layer)}
-    for layer in calls:
-        alone = layer.name in own or not small(layer.x, runs)
-        groups.setdefault(layer.name if alone else (*kind(layer), layer.x.shape), []).append(layer)
-    if not groups:
-        return []
-    first = [group[0] for group in groups.values()]
-    inputs = [
-        layer.x if layer.name in own else stacked_tensors([each.x for each in group], runs)
-        for layer, group in zip(first, groups.values(), strict=True)
-    ]
-    steep = slopes([layer.again for layer in first], inputs)
-    found = []
-    for layer, group, slope in zip(first, groups.values(), steep, strict=True):
-        flat = slope < flat_below(layer)
-        found.append((group, stacked_tensors([flat], runs) if layer.name in own else flat))
-    return found
-
-
-def learned(layer: Layer) -> bool:
-    """Whether the call has tensors of its own, as PReLU: these want the shape they were called
-    with."""
-    return any(isinstance(value, Tensor) for value in (*layer.args, *layer.kwargs.values()))
-
-
-def kind(layer: Layer) -> tuple[Any, ...]:
-    return layer.function, layer.args, *layer.kwargs.items(), layer.x.dtype, layer.x.device
-
-
-def flat_below(layer: Layer) -> Tensor:
-    """5 % of max |f'|, (), over a grid from -1490 to 1490 that is 0.004 fine at 0; remembered
-    unless f has tensors of its own, as PReLU. Of an f' that grows without end (relu_squared) the
-    maximum over |x| <= 4."""
-    x = layer.x
-    own = learned(layer)
-    key = None if own else kind(layer)
-    if own or key not in _flat_below:
-        grid = torch.linspace(-8, 8, 4001, device=x.device, dtype=x.dtype).sinh_()
-        size = grid.abs()
-        if own and x.dim() > 1:
-            grid = grid[:, None].expand(-1, x.shape[1])
-        steep = slopes([layer.again], [grid])[0]
-        top = steep.amax()
-        grows = top > 1.5 * steep[size < 700].amax()
-        limit = SATURATED * torch.where(grows, steep[size <= USUAL].amax(), top)
-        if own:
-            return limit
-        _flat_below[key] = limit
-    return _flat_below[key]
 
 
 @torch.no_grad()

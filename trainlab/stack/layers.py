@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from trainlab.errors import ConfigError
 from trainlab.stack import random_layers, stacked
 from trainlab.stack.stacked import Stacked, stacked_parameter
+from trainlab.training.modules import BATCH_NORMS, DROPOUTS
 from trainlab.training.randomness import stream
 
 # no weight, and the same for every number: nothing to do
@@ -35,7 +36,7 @@ FORMS = {
     nn.LayerNorm: stacked.LayerNorm, nn.GroupNorm: stacked.GroupNorm,
     nn.InstanceNorm2d: stacked.InstanceNorm, nn.RMSNorm: stacked.RMSNorm,
 }  # fmt: skip
-RANDOM = nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d
+RANDOM = DROPOUTS, nn.RReLU, nn.FractionalMaxPool2d
 ADDS = operator.add, operator.iadd, operator.mul, torch.add, torch.mul
 
 
@@ -116,7 +117,7 @@ def _odd(module: nn.Module) -> str | None:
             return "computes its weight in a way that torch cannot batch"
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return f"pads with padding_mode={module.padding_mode}"
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
+    if isinstance(module, BATCH_NORMS) and module.momentum is None:
         return "averages its running figures over all batches"
     if isinstance(module, nn.InstanceNorm2d) and module.track_running_stats:
         return "holds running figures, which are not kept apart by run here"
@@ -165,6 +166,10 @@ class Folded(nn.Module):
         self._modules = module._modules  # so that parameters keep their names
         self.one = [module]
 
+    @property
+    def single(self) -> nn.Module:
+        return self.one[0]
+
     def train(self, mode: bool = True) -> nn.Module:
         self.one[0].training = mode
         return super().train(mode)
@@ -192,12 +197,18 @@ class Mapped(Stacked):
     """Any module without running figures or randomness, (R, B, ...): torch.func maps it over its R
     sets of parameters."""
 
+    mapped = True
+
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__(len(models))
         self.one = [models[0]]  # in a list, so that its own parameters are not found
         self.names = {name: name.replace(".", "/") for name, _ in models[0].named_parameters()}
         for name, own in self.names.items():
             self.register_parameter(own, stacked_parameter([m.get_parameter(name) for m in models]))
+
+    @property
+    def single(self) -> nn.Module:
+        return self.one[0]
 
     def train(self, mode: bool = True) -> nn.Module:
         self.one[0].train(mode)

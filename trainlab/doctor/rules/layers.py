@@ -10,11 +10,13 @@ DECADES = 3.0  # of what samples differ by
 FADED = 2.0  # of the gradients
 GROWTH = 2.0  # decades of growth towards the input (gradients) or the output (activations)
 CUT = 1e-30  # below it a float32 gradient has underflowed: counts as exactly 0
-# share of elements with a slope below 5 % of the largest; of N(0, 1) inputs 32 % for hardtanh and
-# 3 % for tanh. A ReLU that is off is no fault.
-TWO_SIDED = {"sigmoid": 0.5, "tanh": 0.5, "softsign": 0.5, "hardtanh": 0.75, "hardsigmoid": 0.75}
-ONE_SIDED = dict.fromkeys(("elu", "celu", "selu", "softplus", "gelu", "silu", "mish"), 0.85)
-SATURATED = TWO_SIDED | ONE_SIDED
+# Limits of the share of elements with a slope below 5 % of the largest. Flat on both sides: half,
+# or what is flat of inputs so wide that tanh is flat for half of them (75 % for hardtanh, where
+# healthy runs reach 68 %). A ReLU is flat for half of all usual inputs: above SPARSE of them, to be
+# off is no fault.
+TWO_SIDED = 0.5
+ONE_SIDED = 0.85
+SPARSE = 0.4
 DEAD = 0.75  # of a layer's units, over a whole pass; healthy small layers reach 0.62
 GONE = 0.95  # of the same: hardly anything passes
 STILL = 1e-2  # std of a unit over the samples / std over all elements
@@ -94,21 +96,26 @@ def _profile(h: History, quantity: str, name: str, bad, remedy: str) -> list[Fin
 
 
 def saturation(h: History) -> list[Finding]:
-    """Most elements lie where the activation is flat; the limit is each activation's own. Where it
-    is flat on one side only that is sparse, and no alarm unless the loss has not even halved."""
+    """Most elements lie where the activation is flat. How flat it is, and on how many sides, was
+    measured from its slope at the first step. Where it is flat on one side only that is sparse, and
+    no alarm unless the loss has not even halved."""
     found = []
     for layer, series in h.layers("activation_saturated").items():
-        kind = layer.partition(".")[2]
-        if kind not in SATURATED:
+        facts = [h.first(f"activation_flat_{fact}/{layer}") for fact in ("sides", "usual", "wide")]
+        if None in facts:
             continue
-        limit = SATURATED[kind]
+        sides, usual, wide = facts
+        if sides < 1 or usual > SPARSE:
+            continue
+        both = sides > 1
+        limit = max(TWO_SIDED, wide) if both else ONE_SIDED
         if episode := h.episode((step, share > limit) for step, share in series):
-            share = dict(series)[episode.since]
+            share, kind = dict(series)[episode.since], layer.partition(".")[2]
             evidence = f"{share:.0%} of {kind} is flat (slope below 5 %), usual is < {limit:.0%}"
-            remedy = "init=xavier_normal or norm=batch" if kind in TWO_SIDED else "init=he_normal"
+            remedy = "init=xavier_normal or norm=batch" if both else "init=he_normal"
             tag = f"activation_saturated/{layer}"
             one = _told(episode, "act.saturated", WARNING, layer, evidence, remedy, tag)
-            found.append(one if kind in TWO_SIDED or h.not_halved() else one.as_info())
+            found.append(one if both or h.not_halved() else one.as_info())
     return _worst(found)
 
 
