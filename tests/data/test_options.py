@@ -93,6 +93,11 @@ def test_imbalance_against_the_code_of_the_paper():
     assert sizes.tolist() == [int(5000 * 0.01 ** (k / 9)) for k in range(9)] + [50]
 
 
+def test_the_rarest_class_keeps_one_sample_where_its_share_is_less():
+    y = torch.arange(3).repeat_interleave(20)  # 20, 0.2 and 0.002 samples
+    assert y[options.imbalanced(y, 3, 1e-4, 0)].bincount(minlength=3).tolist() == [20, 1, 1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 5))
 def test_folds_partition_what_is_trained_and_validated_on(folds, seed):

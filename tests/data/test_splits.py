@@ -86,7 +86,7 @@ def test_bad_data_is_refused_in_one_line(damage, message):
     assert "\n" not in str(caught.value)
 
 
-def test_digest_sees_pixels_labels_and_classes():
+def test_digest_sees_pixels_labels_classes_and_the_largest_value():
     data = digits()
     assert data.digest() == digits().digest() != digits(split_seed=1).digest()
     x, y = data.train.x.clone(), data.train.y.clone()
@@ -96,6 +96,7 @@ def test_digest_sees_pixels_labels_and_classes():
         replace(data, train=Split(x, data.train.y)),
         replace(data, train=Split(data.train.x, y)),
         replace(data, classes=tuple("abcdefghij")),
+        replace(data, max_value=15.0),
     ]
-    assert len({data.digest(), *(other.digest() for other in others)}) == 4
+    assert len({data.digest(), *(other.digest() for other in others)}) == 5
     assert data.to("cpu").digest() == data.digest()

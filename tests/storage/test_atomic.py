@@ -39,3 +39,11 @@ def test_a_failing_call_leaves_the_old_bytes_and_names_the_path(tmp_path, monkey
 def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic.write_json(tmp_path / "x.json", {"loss": float("nan")})
+
+
+def test_what_is_gone_already_does_not_keep_the_rest(tmp_path):
+    """As where a second process, or a person, removed a file in between."""
+    here = tmp_path / "here"
+    here.write_bytes(b"old")
+    atomic.remove([tmp_path / "gone", here])
+    assert list(tmp_path.iterdir()) == []

@@ -42,6 +42,17 @@ def test_two_are_kept_beside_the_best(tmp_path):
     ]
 
 
+def test_a_damaged_manifest_is_none_of_the_two_that_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "ckpt-00000003.json").write_text("cut")
+    save(tmp_path, 4)
+    assert [path.name for path in checkpoint.manifests(tmp_path)] == [
+        "ckpt-00000004.json",
+        "ckpt-00000002.json",
+    ]
+
+
 def test_best_weights_that_did_not_change_are_written_once(tmp_path, monkeypatch):
     save(tmp_path, 1, 1)
     written = []
@@ -51,6 +62,17 @@ def test_best_weights_that_did_not_change_are_written_once(tmp_path, monkeypatch
     )
     save(tmp_path, 2, 1)
     assert written == ["ckpt-00000002.safetensors", "ckpt-00000002.json"]  # the manifest last
+
+
+def test_other_tensors_of_the_same_step_are_written_anew(tmp_path):
+    """As after a resume with another lr: the step has been saved once, the best weights too."""
+    save(tmp_path, 1, 1)
+    other = {"a": torch.full((2,), 9.0)}
+    checkpoint.save(tmp_path, 1, tensors(5), other, 1, {"lr": 0.2, "odd": 1})
+    found, wrong = restore.newest(tmp_path)
+    assert (found.facts["lr"], wrong) == (0.2, [])
+    assert torch.equal(found.best["a"], other["a"])
+    assert all(torch.equal(found.tensors[name], t) for name, t in tensors(5).items())
 
 
 def test_none_is_no_error_and_all_damaged_is(tmp_path):

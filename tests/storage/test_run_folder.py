@@ -81,3 +81,14 @@ def test_every_start_has_a_folder_of_its_own_the_newest_last(tmp_path):
         (tmp_path / names[-1]).mkdir(parents=True)
     assert names[0] == ".hydra/resume-001" and names[-1] == ".hydra/resume-011"
     assert run_folder.starts(tmp_path)[1:] == [tmp_path / name for name in names]
+
+
+def test_a_failure_is_recorded_where_no_status_is_and_nowhere_else(tmp_path):
+    run_folder.record_failure(tmp_path, ValueError("no such word"))
+    first = run_folder.read_status(tmp_path)
+    assert (first["state"], first["step"], first["reason"]) == ("failed", 0, "no such word")
+    with run_folder.locked(tmp_path, "digest") as status:
+        status.step = 7
+        status.write("finished")
+    run_folder.record_failure(tmp_path, ValueError("afterwards"))
+    assert run_folder.read_status(tmp_path)["state"] == "finished"
