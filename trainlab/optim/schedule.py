@@ -10,9 +10,12 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from trainlab.errors import ConfigError
-from trainlab.training.trainer import FollowsHistory
+
+if TYPE_CHECKING:  # the doctor's rules take `ends_early` from here, and read rows without torch
+    from trainlab.training.trainer import FollowsHistory
 
 PLACES = 200  # of the training, at which a curve of factors is sampled
 LOW, EARLY = 0.01, 0.2  # of the peak; of the training
@@ -191,13 +194,15 @@ def plateau(
     threshold: float = 1e-4,
     cooldown: int = 0,
     final: float = 0.0,
-) -> FollowsHistory:
+) -> "FollowsHistory":
     """Multiplied by `factor`, down to `final`, whenever the monitored figure has not improved for
     more than `patience` evaluations; torch's ReduceLROnPlateau with threshold_mode="abs".
 
     An improvement is one of more than `threshold`; for `cooldown` evaluations after a drop nothing
     is counted.
     """
+    from trainlab.training.trainer import FollowsHistory
+
     keys = {"factor": factor, "patience": patience, "threshold": threshold}
     keys |= {"cooldown": cooldown, "final": final}
     return FollowsHistory(functools.partial(_plateau, warmup=warmup, **keys))
