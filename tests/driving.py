@@ -1,7 +1,6 @@
 """What hands jobs to the stack launcher, as the driver of a sweep does."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
@@ -34,8 +33,7 @@ def drive(sweep: Path, jobs, *more: str, begin: int = 0, folders=None, ended=Non
             again = 1 + len(list((sweep / name / ".hydra").glob("resume-*")))
             found += [f"resume='{sweep / name}'", f"hydra.output_subdir=.hydra/resume-{again:03d}"]
         asked.append(found)
-    function = partial(multirun.run_one, job, report, *([ended] if ended else []))
-    function.__module__ = "trainlab.cli.multirun"
+    function = multirun.OneOfMany(job, report, ended)
     with compose.hydra_session() as hydra:
         typed = ["hydra/launcher=stack", f"hydra.sweep.dir='{sweep}'", "hydra.mode=MULTIRUN"]
         master = hydra.compose_config("config", typed, RunMode.MULTIRUN)

@@ -49,13 +49,13 @@ def test_watching_changes_no_bit(tmp_path):
 
 
 def test_data_live_on_the_device():
-    from trainlab.data.batches import Batches, shuffled
+    from trainlab.data.batches import Batches, Shuffled
     from trainlab.data.preprocess import standardize
     from trainlab.data.sources import digits
 
     splits = digits().to(torch.device("cuda"))
     preprocess = standardize(splits.train.x, splits.max_value).to(torch.device("cuda"))
-    x, y = Batches(splits.train, preprocess, 32, lambda epoch: shuffled(1257, 0, epoch))(0)
+    x, y = Batches(splits.train, preprocess, 32, Shuffled(1257, 0))(0)
     assert x.is_cuda
     assert y.is_cuda
 

@@ -37,7 +37,13 @@ class MachineError(TrainlabError):
 
 
 class NonFiniteError(TrainlabError):
+    """A loss or weight is not finite, first at `step`, counted from 1."""
+
     kind, exit_code = "nonfinite", 7
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Paused(TrainlabError):
@@ -55,6 +61,13 @@ class Stopped(TrainlabError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def resumable(error: Stopped | Paused, directory: Any) -> Stopped | Paused:
+    """The same error of a run alone, which says how to go on; a sweep does so by itself."""
+    more = " pause_at=null" if isinstance(error, Paused) else ""
+    error.args = (f"{error}; go on with: python -m trainlab resume='{directory}'{more}",)
+    return error
 
 
 def lower_lr(lr: float) -> str:

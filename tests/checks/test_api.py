@@ -306,3 +306,16 @@ def test_on_cuda(healthy, optimizer, clusters):
     assert {v.status for v in verdicts} == {PASS}, verdicts
     assert same(before, [p.detach() for p in model.parameters()])
     assert torch.equal(state, torch.cuda.get_rng_state())
+
+
+def test_a_check_that_raises_leaves_its_traceback(monkeypatch, clusters):
+    monkeypatch.setattr("trainlab.checks.api.reduction", lambda fresh: 1 / 0)
+    model, optimizer = build()
+    x, y = clusters
+    found = {v.name: v for v in check(model, F.cross_entropy, optimizer, (x, y))}
+    broken = found.pop("reduction")
+    assert broken.status == SKIPPED
+    assert broken.saw.startswith("it raised ZeroDivisionError at test_api.py:")
+    assert "ZeroDivisionError: division by zero" in broken.error
+    assert "test_api.py" in broken.error
+    assert not any(v.error for v in found.values())

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -79,17 +80,20 @@ def test_random_numbers_are_as_before(fresh_of):
     assert numbers() == expected
 
 
-def test_a_check_that_raises_fails_and_the_others_run(fresh_of):
+def test_a_check_that_raises_is_skipped_and_the_others_run(fresh_of):
     def broken(fresh):
         raise RuntimeError("shapes do not fit\nmore")
 
     def diverged(fresh):
-        raise NonFiniteError("loss = nan")
+        raise NonFiniteError("loss = nan", 1)
 
     first, second, last = run_checks(
         {"broken": broken, "diverged": diverged, "penalty": penalty}, fresh_of()
     )
-    assert first == Verdict("broken", FAIL, "it raised RuntimeError: shapes do not fit")
+    place = f"test_checks.py:{broken.__code__.co_firstlineno + 1} in broken"
+    saw = f"it raised RuntimeError at {place}: shapes do not fit"
+    assert replace(first, error="") == Verdict("broken", SKIPPED, saw)
+    assert "Traceback" in first.error and "shapes do not fit\nmore" in first.error
     assert (second.status, second.stops) == (FAIL, True)
     assert last.status == PASS
 

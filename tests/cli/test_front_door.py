@@ -329,7 +329,7 @@ FAULTS = {
     "errors.DataError('no')": 3,
     "errors.CheckpointError('no')": 4,
     "errors.BusyError('no')": 5,
-    "errors.NonFiniteError('no')": 7,
+    "errors.NonFiniteError('no', 1)": 7,
     "errors.Stopped('stopped', 143)": 143,
     "OSError(28, 'No space left on device')": 6,
     "PermissionError(13, 'Permission denied')": 6,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainlab.data.batches import Batches, shuffled
+from trainlab.data.batches import Batches, Shuffled
 from trainlab.data.preprocess import standardize
 from trainlab.data.sources import digits
 
@@ -21,20 +21,20 @@ def fitted(train):
 
 
 def test_order_is_a_function_of_seed_and_epoch():
-    first = shuffled(50, 3, 7)
+    first = Shuffled(50, 3)(7)
     torch.manual_seed(99)
-    assert torch.equal(first, shuffled(50, 3, 7))
+    assert torch.equal(first, Shuffled(50, 3)(7))
     assert torch.equal(first.sort().values, torch.arange(50))
     assert first.dtype == torch.int64
-    others = [shuffled(50, 3, 8), shuffled(50, 4, 7), torch.arange(50)]
+    others = [Shuffled(50, 3)(8), Shuffled(50, 4)(7), torch.arange(50)]
     assert not any(torch.equal(first, other) for other in others)
 
 
 def test_batches_equal_plain_indexing(train, fitted):
-    batches = Batches(train, fitted, 32, lambda epoch: shuffled(101, 0, epoch))
+    batches = Batches(train, fitted, 32, Shuffled(101, 0))
     assert batches.per_epoch == math.ceil(101 / 32)
     for epoch in range(3):
-        order = shuffled(101, 0, epoch)
+        order = Shuffled(101, 0)(epoch)
         for k in range(4):
             index = order[32 * k : 32 * (k + 1)]
             x, y = batches(epoch * 4 + k)
@@ -46,7 +46,7 @@ def test_batches_equal_plain_indexing(train, fitted):
 
 def test_any_position_equals_iterating_from_zero(train, fitted):
     def fresh():
-        return Batches(train, fitted, 32, lambda epoch: shuffled(101, 5, epoch))
+        return Batches(train, fitted, 32, Shuffled(101, 5))
 
     iterated = fresh()
     walked = [iterated(step) for step in range(12)]

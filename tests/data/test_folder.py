@@ -3,7 +3,6 @@
 import os
 import struct
 import zlib
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 import trainlab
 from trainlab.data import folder, image_cache
-from trainlab.data.batches import Batches, shuffled
+from trainlab.data.batches import Batches, Shuffled
 from trainlab.data.folder import image_folder
 from trainlab.data.memory_map import Rows
 from trainlab.data.options import apply_options
@@ -96,7 +95,7 @@ def test_a_second_run_decodes_nothing_and_a_change_everything(tmp_path, cache):
     again = image_folder(str(root))
     streamed = image_folder(str(root), memory_limit=0)
     for data in (again, streamed):
-        batches = Batches(data.train, standardize(data.train.x, 255.0), 4, partial(shuffled, 14, 0))
+        batches = Batches(data.train, standardize(data.train.x, 255.0), 4, Shuffled(14, 0))
         for step in range(2 * batches.per_epoch):
             batches(step)
     assert image_cache.decodes == before + 20
@@ -119,13 +118,12 @@ def test_the_stream_gives_the_same_batches_in_the_same_order(tmp_path, workers):
     fitted = standardize(memory.train.x, 255.0)
     state = torch.get_rng_state()
     one, two = (
-        Batches(data.train, fitted, 9, partial(shuffled, len(data.train), 3))
-        for data in (memory, disk)
+        Batches(data.train, fitted, 9, Shuffled(len(data.train), 3)) for data in (memory, disk)
     )
     assert one.per_epoch == two.per_epoch == 7
     for step in (*range(10), 5, 6, 20, 3, 4, 4, 13, 14):  # on, back, into other epochs, twice
         assert all(map(torch.equal, one(step), two(step))), step
-    resumed = Batches(disk.train, fitted, 9, partial(shuffled, len(disk.train), 3))
+    resumed = Batches(disk.train, fitted, 9, Shuffled(len(disk.train), 3))
     assert all(map(torch.equal, one(11), resumed(11)))
     one, two = (Batches.in_order(data.val, fitted, 3) for data in (memory, disk))
     for step in range(one.per_epoch):

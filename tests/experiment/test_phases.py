@@ -8,6 +8,7 @@ import torch
 from forked import finish
 
 import trainlab
+from trainlab.__main__ import main
 from trainlab.errors import ConfigError
 from trainlab.observe.metrics_log import rows
 from trainlab.storage import restore
@@ -188,3 +189,21 @@ def test_the_closing_table_is_that_of_the_best_weights_not_of_the_last(tmp_path)
     best, last = table[summary["best_step"]], table[summary["steps"]]
     assert best["val/loss"] < last["val/loss"], "choose a recipe that gets worse"
     assert summary["results"]["val"]["loss"] == pytest.approx(best["val/loss"], rel=1e-6)
+
+
+def test_a_check_of_ones_own_that_raises_says_where(tmp_path, monkeypatch, capsys):
+    (tmp_path / "conf" / "preflight").mkdir(parents=True)
+    (tmp_path / "divides.py").write_text("def by_zero(fresh):\n    return 1 / 0\n")
+    node = "_target_: divides.by_zero\n    _partial_: true\n"
+    (tmp_path / "conf" / "preflight" / "mine.yaml").write_text(f"checks:\n  mine:\n    {node}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    start = ["--config-dir", "conf", "trust=[divides]", "preflight=mine", "probe=none"]
+    assert main([*start, "max_steps=2", "model.widths=[4]", "hydra.run.dir=run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "SKIPPED it raised ZeroDivisionError at divides.py:2 in by_zero" in said
+    assert "traceback in run/checks-error.txt" in said
+    text = (tmp_path / "run" / "checks-error.txt").read_text()
+    assert "return 1 / 0" in text and "ZeroDivisionError: division by zero" in text
+    (verdict,) = json.loads((tmp_path / "run" / "verdicts.json").read_text())
+    assert (verdict["status"], verdict["error"] in text) == ("SKIPPED", True)

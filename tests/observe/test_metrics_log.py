@@ -177,7 +177,7 @@ def test_pictures_come_at_the_end_and_rarely_before_it(tmp_path):
     with Log(tmp_path, probed=True) as log:
         for step in range(1, 141):
             look(log, step, 1 + step / 100)
-        log.text("findings", "nothing found")
+        log.end(140)
     found = images(tmp_path)
     assert sorted(found) == PICTURES
     for tag, made in found.items():  # of 32 and of 128 looks, when the next one begins
@@ -192,18 +192,18 @@ def test_a_resume_has_the_pictures_of_an_undisturbed_run(tmp_path, monkeypatch):
     with Log(whole, probed=True) as log:
         for step in range(1, 41):
             look(log, step)
-        log.text("findings", "nothing found")
+        log.end(40)
     with Log(cut, probed=True) as log:
         for step in range(1, 36):
             look(log, step)
             if step == 20:
                 keep = log.sync()
-        log.text("findings", "it was stopped here")
+        log.end(35)
     monkeypatch.setattr(logs, "WAIT", 0.0)  # other rows are written together
     with Log(cut, keep=keep, probed=True) as log:
         for step in range(21, 41):
             look(log, step)
-        log.text("findings", "nothing found")
+        log.end(40)
     assert images(cut) == images(whole) != {}
     assert sorted(seen(cut)[0]) == sorted(seen(whole)[0])
     assert layout(cut) == layout(whole)

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainlab.errors import CheckpointError, NonFiniteError
 from trainlab.storage import checkpoint, restore
-from trainlab.training.trainer import Every, Watch, due, evaluating
+from trainlab.training.trainer import Every, Extras, FollowsHistory, Watch, due, evaluating
 
 
 def test_the_same_as_a_hand_written_loop():
@@ -90,8 +90,36 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step():
     trainer.change(batches=batches)
     with pytest.raises(
         NonFiniteError, match=r"loss = nan at step 7 of 20, with lr 0.1: .*optim.lr=0.01"
-    ):
+    ) as raised:
         fit(trainer, log=5)
+    assert raised.value.step == 7
+
+
+def test_what_becomes_of_a_loss_that_is_not_finite_can_be_handed_in():
+    seen = []
+    extras = Extras(not_finite=lambda trainer, *told: seen.append(told[:2]))
+    trainer = trainer_of(steps=4, extras=extras)
+    trainer.change(batches=lambda step: (batches_of()(0)[0] * float("nan"), batches_of()(0)[1]))
+    fit(trainer, log=2, evaluate=4)
+    assert seen == [(1, "loss"), (3, "loss"), (4, "val/loss"), (3, "loss")][: len(seen)]
+    assert (4, "val/loss") in seen and trainer.step_count == 4
+
+
+def test_a_schedule_that_follows_the_history_sees_that_of_its_trainer():
+    def halves(step, steps, history):
+        return 0.5 ** len(history)
+
+    trainer = trainer_of(steps=6, lr=0.4, schedule=FollowsHistory(halves))
+    rows = dict(fit(trainer, log=1, evaluate=2))
+    assert [float(row["optim/lr"]) for row in rows.values()] == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
+
+
+def test_only_what_is_written_down_is_changed_in_a_trainer():
+    trainer = trainer_of()
+    trainer.change(lrs=[0.5], clip=None)
+    assert trainer.lrs == [0.5]
+    with pytest.raises(TypeError, match="model, step_count: not to be changed"):
+        trainer.change(model=None, step_count=3)
 
 
 def test_weights_that_are_not_finite_are_never_saved():

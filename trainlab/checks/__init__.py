@@ -5,10 +5,13 @@ a check may do with it what it likes.
 """
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from trainlab.errors import ConfigError, NonFiniteError, TrainlabError
 from trainlab.storage import atomic
@@ -17,12 +20,14 @@ from trainlab.training.trainer import Trainer
 
 PASS, WARN, FAIL, SKIPPED = "PASS", "WARN", "FAIL", "SKIPPED"
 Fresh = Callable[[], Trainer]
+TORCH = Path(torch.__file__).parent
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What one check saw, what it expected, what to type. `stops`: training cannot work at all.
-    `cause`: the name of what is wrong, as findings have it; empty where the check cannot tell."""
+    `cause`: the name of what is wrong, as findings have it; empty where the check cannot tell.
+    `error`: the traceback of a check that raised, which has judged nothing."""
 
     name: str
     status: str  # PASS, WARN, FAIL or SKIPPED
@@ -31,13 +36,15 @@ class Verdict:
     advice: str = ""
     stops: bool = False
     cause: str = ""
+    error: str = ""
 
 
 def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
     """Run the checks in order; each starts from the same random state, which is put back after it.
 
-    A check that raises ends in FAIL with the reason, as does a non-finite loss, after which
-    nothing else can be judged; errors that the user can mend (TrainlabError) are raised.
+    A check that raises is SKIPPED, with the place and the traceback. A non-finite loss is a FAIL,
+    after which nothing else can be judged; errors that the user can mend (TrainlabError) are
+    raised.
     """
     verdicts: list[Verdict] = []
     for name, check in checks.items():
@@ -53,11 +60,20 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
         except TrainlabError:
             raise
         except Exception as error:  # whatever somebody's model or loss raises must not end the run
-            line = (str(error).strip().splitlines() or [""])[0]
-            verdicts.append(Verdict(name, FAIL, f"it raised {type(error).__name__}: {line}"))
+            verdicts.append(_raised(name, error))
         finally:
             restore_random_state(*before)
     return verdicts
+
+
+def _raised(name: str, error: Exception) -> Verdict:
+    """The verdict of a check that raised: what, and where outside of torch."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not Path(f.filename).is_relative_to(TORCH)] or frames
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}"
+    saw = f"it raised {type(error).__name__} at {place}: {line}"
+    return Verdict(name, SKIPPED, saw, error="".join(traceback.format_exception(error)))
 
 
 def preflight(
@@ -67,7 +83,8 @@ def preflight(
     directory: Path,
     show: Any,
 ) -> list[Verdict]:
-    """Run the checks of a run, show them, keep them in verdicts.json.
+    """Run the checks of a run, show them, keep them in verdicts.json, and the tracebacks of those
+    that raised in checks-error.txt.
 
     Raises ConfigError when training cannot work, or with `stop` where a check failed.
     """
@@ -75,6 +92,11 @@ def preflight(
     verdicts = run_checks(checks, fresh)
     show.verdicts(verdicts, time.monotonic() - begun)
     atomic.write_json(directory / "verdicts.json", [asdict(v) for v in verdicts])
+    raised = {v.name: v.error for v in verdicts if v.error}
+    if raised:
+        path = directory / "checks-error.txt"
+        atomic.write(path, "\n".join(f"{k}\n{text}" for k, text in raised.items()).encode())
+        show.note(f"{', '.join(raised)}: raised, traceback in {path}")
     for v in verdicts:
         if v.stops or (v.status == FAIL and stop):
             text = f"preflight {v.name}: {v.saw}, expected {v.expected}; {v.advice}"

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,7 @@ def sweep(request: Any, folder_of: Callable, job: Callable, report: Callable) ->
     directory = folder_of(plan["digest"])
     with ledger.locked(directory, request.place), sweep_signals(request.cfg.quiet):
         open_sweep(request, directory, plan)
-        function = partial(run_one, job, report, ledger.ended)
-        function.__module__ = "trainlab.cli.multirun"  # Hydra asks for it
+        function = OneOfMany(job, report, ledger.ended)
         with leaderboard.live(directory, plan["jobs"], request.cfg.quiet):
             request.hydra.multirun("config", function, hydra_overrides(request, directory))
         leaderboard.close(directory, request.cfg.quiet)
@@ -38,18 +38,26 @@ def sweep(request: Any, folder_of: Callable, job: Callable, report: Callable) ->
     return 8 if lost else 0
 
 
-def run_one(job: Callable, report: Callable, ended: Callable, cfg: Any) -> str:
+@dataclass(frozen=True)
+class OneOfMany:
     """One run of many: its failure is told and does not end the others; a signal ends them all."""
-    from hydra.core.hydra_config import HydraConfig
 
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    outcome = job(cfg)
-    told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Paused)
-    code = report(outcome, directory) if told else 0
-    if isinstance(outcome, errors.Stopped):
-        sys.exit(code)
-    ended(outcome, directory, cfg)
-    return directory.name
+    job: Callable[..., Any]
+    report: Callable[[Exception, Path], int]
+    ended: Callable[[Any, Path, Any], None] | None = None
+
+    def __call__(self, cfg: Any) -> str:
+        from hydra.core.hydra_config import HydraConfig
+
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        outcome = self.job(cfg)
+        told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Paused)
+        code = self.report(outcome, directory) if told else 0
+        if isinstance(outcome, errors.Stopped):
+            sys.exit(code)
+        if self.ended is not None:
+            self.ended(outcome, directory, cfg)
+        return directory.name
 
 
 def make_plan(request: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Letters: N samples, B batch. Data, order and batch all lie on one device.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,25 @@ from trainlab.data.splits import Split
 from trainlab.training.randomness import stream
 
 
-def shuffled(n: int, seed: int, epoch: int) -> Tensor:
-    """The order (n,) int64 of one epoch: a function of (seed, epoch), so it is never saved."""
-    return torch.randperm(n, generator=stream(seed, "order", epoch))
+@dataclass(frozen=True)
+class Shuffled:
+    """The order (n,) int64 of an epoch: a function of (seed, epoch), so it is never saved."""
+
+    n: int
+    seed: int
+
+    def __call__(self, epoch: int) -> Tensor:
+        return torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
 
 
-def unshuffled(n: int, seed: int, epoch: int) -> Tensor:
+@dataclass(frozen=True)
+class Unshuffled:
     """The order of the split itself in every epoch (data.order=sorted)."""
-    return torch.arange(n)
+
+    n: int
+
+    def __call__(self, epoch: int) -> Tensor:
+        return torch.arange(self.n)
 
 
 class Batches:
@@ -48,6 +60,12 @@ class Batches:
         self._read = self.x.reader() if hasattr(self.x, "reader") else self._gather
         self._load(0)
         self.per_epoch = len(self._indices)
+
+    def having(self, **parts: Any) -> "Batches":
+        """The same with other arguments of the constructor."""
+        own = {"split": Split(self.x, self.y), "preprocess": self.preprocess}
+        own |= {"batch_size": self.batch_size, "order": self.order, "augment": self.augment}
+        return Batches(**own | parts)
 
     @classmethod
     def in_order(cls, split: Split, preprocess: Any, batch_size: int) -> "Batches":

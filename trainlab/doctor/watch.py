@@ -57,6 +57,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
             found = examine(directory)
             keep(directory, found)
             show.notes(shown(found))
+            log.end(trainer.step_count)
             log.text("findings", card(found))
             log.flush()  # whoever ends the story brings it to the disk
         cost.beside += events.seconds - before  # the last pictures

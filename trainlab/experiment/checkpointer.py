@@ -97,7 +97,7 @@ class Checkpointer:
         self.status.step = trainer.step_count
         if flag.raised is not None or self.pauses(trainer):
             self.save_now(trainer)
-            raise run_folder.stop_error(flag.raised, trainer.step_count, self.directory)
+            raise run_folder.stop_error(flag.raised, trainer.step_count)
         if time.monotonic() - self.saved_when > max(self.seconds, self.cost * 50):
             self.save(trainer)
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from trainlab.config import keys, words
-from trainlab.data.batches import Batches, shuffled, unshuffled
+from trainlab.data.batches import Batches, Shuffled, Unshuffled
 from trainlab.data.preprocess import fit
 from trainlab.data.sources import load_splits
 from trainlab.data.splits import Splits
@@ -77,8 +77,9 @@ class Bench:
         """A Trainer at step 0, the same each time; preflight's are `plain`: not augmented."""
         cfg, train = self.cfg, self.splits.train
         size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
-        kind = shuffled if cfg.data.order == "shuffled" else unshuffled
-        batches = Batches(train, self.preprocess, size, partial(kind, len(train), cfg.seed))
+        sort = cfg.data.order == "sorted"
+        order = Unshuffled(len(train)) if sort else Shuffled(len(train), cfg.seed)
+        batches = Batches(train, self.preprocess, size, order)
         model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
         with randomness.init_stream(cfg.seed, 1):
             shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
@@ -184,14 +185,35 @@ def train(
 ) -> dict[str, Any]:
     """One run from the recipe to the closing table. Returns what summary.json holds."""
     told = phases(cfg, directory, door, choices)
-    trainer, every, watch = next(told)
+    ready = next(told)
     try:
-        trainer.fit(every, watch)
+        ready.trainer.fit(ready.every, ready.watch)
         next(told)
     except StopIteration as end:
         return end.value
     except BaseException as error:
         told.throw(error)
+
+
+class Train:
+    """`task=train`, which a stack of runs opens phase by phase. Named by conf/task/."""
+
+    def __call__(
+        self, cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
+    ) -> dict[str, Any]:
+        return train(cfg, directory, door, choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A run at the place where it trains: what `trainer.fit(every, watch)` needs, and who made
+    it."""
+
+    trainer: Trainer
+    every: Every
+    watch: Watch
+    bench: Bench
+    checkpointer: Checkpointer
 
 
 def phases(
@@ -201,9 +223,9 @@ def phases(
     choices: dict,
     prepare=prepare,
     check=preflight,
-) -> Iterator[tuple[Trainer, Every, Watch]]:
-    """The same, but for `trainer.fit(every, watch)`: yields these three once, and goes on when the
-    Trainer is at its end. So a stack of runs is told by the very same lines."""
+) -> Iterator[Ready]:
+    """The same, but for `trainer.fit(every, watch)`: yields what that needs once, and goes on when
+    the Trainer is at its end. So a stack of runs is told by the very same lines."""
     digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
         status = stack.enter_context(run_folder.locked(directory, digest))
@@ -244,7 +266,7 @@ def phases(
             watch = stack.enter_context(watching(bench, trainer, log, show, watch))
         show.start(trainer.step_count, trainer.steps)
         stack.callback(show.stop)
-        yield trainer, bench.cadences(trainer.batches.per_epoch), watch
+        yield Ready(trainer, bench.cadences(trainer.batches.per_epoch), watch, bench, keeper)
         show.stop()
         if bench.device.type == "cpu":
             show.threads_hint(cfg.threads, trainer.step_count)

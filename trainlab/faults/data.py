@@ -5,13 +5,13 @@ hold what uint8 cannot.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainlab.data.batches import Batches
+from trainlab.data.batches import Batches, Unshuffled
 from trainlab.data.splits import Split
 from trainlab.errors import ConfigError
 from trainlab.training.trainer import Trainer
@@ -38,8 +38,7 @@ class Through:
 
 def unnormalised(trainer: Trainer, severity: float) -> None:
     """Raw inputs, from 0 to `severity` where they are pixels, in training and validation."""
-    for batches in (trainer.batches, trainer.validation):
-        batches.preprocess = _raw(trainer, batches.preprocess, severity)
+    _preprocess(trainer, lambda fitted: _raw(trainer, fitted, severity))
 
 
 def _raw(trainer: Trainer, fitted: Any, high: float) -> Through:
@@ -51,9 +50,13 @@ def _raw(trainer: Trainer, fitted: Any, high: float) -> Through:
 def double_norm(trainer: Trainer, severity: float) -> None:
     """Preprocessed `severity` times more than once, in training and validation."""
     again = _held(trainer).preprocess
-    for batches in (trainer.batches, trainer.validation):
+
+    def repeated(fitted: Any) -> Any:
         for _ in range(int(severity)):
-            batches.preprocess = Through(batches.preprocess, again)
+            fitted = Through(fitted, again)
+        return fitted
+
+    _preprocess(trainer, repeated)
 
 
 def constant_input(trainer: Trainer, severity: float) -> None:
@@ -76,12 +79,13 @@ def labels_random(trainer: Trainer, severity: float) -> None:
     y = _held(trainer).y.clone()
     some = _some(len(y), severity)
     y[some] = y[some[torch.randperm(len(some), generator=_stream())]]
-    trainer.batches.y = y
+    _replace(trainer, trainer.batches.x, y)
 
 
 def misaligned(trainer: Trainer, severity: float) -> None:
     """Each sample has the label of the one so many places before it."""
-    trainer.batches.y = _held(trainer).y.roll(int(severity))
+    batches = _held(trainer)
+    _replace(trainer, batches.x, batches.y.roll(int(severity)))
 
 
 def label_noise(trainer: Trainer, severity: float) -> None:
@@ -90,7 +94,7 @@ def label_noise(trainer: Trainer, severity: float) -> None:
     some, classes = _some(len(y), severity), int(y.max()) + 1
     step = torch.randint(1, classes, some.shape, generator=_stream()).to(y.device)
     y[some] = (y[some] + step) % classes
-    trainer.batches.y = y
+    _replace(trainer, trainer.batches.x, y)
 
 
 def imbalance(trainer: Trainer, severity: float) -> None:
@@ -142,7 +146,8 @@ def leak(trainer: Trainer, severity: float) -> None:
 
 def split_shift(trainer: Trainer, severity: float) -> None:
     """Validation and test come as raw pixels from 0 to `severity`."""
-    trainer.validation.preprocess = _raw(trainer, trainer.validation.preprocess, severity)
+    val = trainer.validation
+    trainer.change(validation=val.having(preprocess=_raw(trainer, val.preprocess, severity)))
 
 
 def not_shuffled(trainer: Trainer, severity: float) -> None:
@@ -152,22 +157,20 @@ def not_shuffled(trainer: Trainer, severity: float) -> None:
     stray = _some(len(place), 1 - severity)
     place[stray] = torch.rand(len(stray), generator=_stream()).to(place) * place.max()
     index = place.argsort(stable=True)
-    batches.x, batches.y = batches.x[index], batches.y[index]
-    _reorder(batches, torch.arange(len(index)).expand(1, -1))
+    _replace(trainer, batches.x[index], batches.y[index], Unshuffled(len(index)))
 
 
 def seed_reset(trainer: Trainer, severity: float) -> None:
     """The random stream of the order begins anew every `severity` epochs."""
     batches = _held(trainer)
     orders = torch.stack([batches.order(epoch) for epoch in range(int(severity))])
-    _reorder(batches, orders)
+    again = batches.having(order=lambda epoch: orders[epoch % len(orders)])
+    trainer.change(batches=again)
 
 
 def resized(trainer: Trainer, size: int) -> None:
     """Batches of another size; the training keeps its number of steps."""
-    old = _held(trainer)
-    split, order = Split(old.x, old.y), old.order
-    trainer.batches = Batches(split, old.preprocess, size, order, augment=old.augment)
+    trainer.change(batches=_held(trainer).having(batch_size=size))
 
 
 def _held(trainer: Trainer) -> Batches:
@@ -178,21 +181,23 @@ def _held(trainer: Trainer) -> Batches:
     return batches
 
 
-def _replace(trainer: Trainer, x: Tensor, y: Tensor) -> None:
+def _replace(
+    trainer: Trainer, x: Tensor, y: Tensor, order: Callable[[int], Tensor] | None = None
+) -> None:
     """Other training samples; the length of the training stays."""
     old = trainer.batches
-    order = old.order
-    if len(y) != len(old.y):
-        kind, _, seed = order.func, *order.args
-        order = partial(kind, len(y), seed)
+    order = order or (old.order if len(y) == len(old.y) else replace(old.order, n=len(y)))
     size = min(old.batch_size, len(y))
-    trainer.batches = Batches(Split(x, y), old.preprocess, size, order, augment=old.augment)
+    trainer.change(batches=old.having(split=Split(x, y), batch_size=size, order=order))
 
 
-def _reorder(batches: Batches, orders: Tensor) -> None:
-    """The orders (E, N) in turn, epoch by epoch."""
-    batches.order = lambda epoch: orders[epoch % len(orders)]
-    batches._load(0)
+def _preprocess(trainer: Trainer, change: Callable[[Any], Any]) -> None:
+    """Another preprocessing in training and in validation, made of what each has."""
+    train, val = trainer.batches, trainer.validation
+    trainer.change(
+        batches=train.having(preprocess=change(train.preprocess)),
+        validation=val.having(preprocess=change(val.preprocess)),
+    )
 
 
 def _some(n: int, share: float) -> Tensor:

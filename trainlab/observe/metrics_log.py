@@ -5,6 +5,7 @@ A row is one line of JSON, without a clock, so that it is bit-identical after a 
     {"step": 50, "histogram": "weight/01.w", "low": -1.0, "high": 1.0, "counts": [...]}
     {"text": "recipe", "markdown": "..."}
     {"curve": "schedule/lr", "values": [0.0, 0.05, ...]}                         over the training
+    {"end": 450}               the training ended or was stopped at this step (of probed runs only)
 Figures that are not finite are the strings "nan", "inf" and "-inf".
 """
 
@@ -105,6 +106,10 @@ class Log:
     def curve(self, tag: str, values: Sequence[float]) -> None:
         """One row with a curve over the whole training, a picture in TensorBoard."""
         self.waiting.append({"curve": tag, "values": [_plain(v) for v in values]})
+
+    def end(self, step: int) -> None:
+        """One row that says that the training is over; the last pictures are drawn then."""
+        self.waiting.append({"end": step})
 
     def flush(self) -> None:
         """Write the rows that wait, whole lines only."""
@@ -217,6 +222,8 @@ def _values(row: Row) -> list[Any]:
 
         picture = curve(row["curve"], [float(v) for v in row["values"]])
         return [Summary.Value(tag=row["curve"], image=picture)]
+    if "end" in row:
+        return []
     if "histogram" not in row:
         tags = [tag for tag in row if tag != "step"]
         return [Summary.Value(tag=tag, simple_value=float(row[tag])) for tag in tags]

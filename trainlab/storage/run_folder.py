@@ -80,11 +80,13 @@ def record_failure(directory: Path, error: Exception) -> None:
 
 
 @contextmanager
-def locked(directory: Path, digest: str) -> Iterator[Status]:
+def locked(
+    directory: Path, digest: str, otherwise: str = "choose another hydra.run.dir"
+) -> Iterator[Status]:
     """Hold a run's folder by a lock that the kernel lets go when the process dies.
 
-    Raises BusyError when another process holds it. A start that was refused before it wrote its
-    first status leaves the status of the run as it was.
+    Raises BusyError when another process holds it, with what to do `otherwise`. A start that was
+    refused before it wrote its first status leaves the status of the run as it was.
     """
     with open(directory / ".lock", "a+") as lock:
         try:
@@ -93,7 +95,7 @@ def locked(directory: Path, digest: str) -> Iterator[Status]:
             lock.seek(0)
             raise BusyError(
                 f"{directory}: in use by {lock.read().strip() or 'another process'}; "
-                "wait for it, or choose another hydra.run.dir"
+                f"wait for it, or {otherwise}"
             ) from error
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
@@ -104,6 +106,8 @@ def locked(directory: Path, digest: str) -> Iterator[Status]:
         try:
             yield status
         except BaseException as error:
+            if isinstance(error, NonFiniteError):
+                status.step = error.step
             if status.begun and directory.exists():
                 status.write(states.get(type(error), "failed"), f"{type(error).__name__}: {error}")
             raise
@@ -151,11 +155,9 @@ def pause_step(share: float | None, steps: int) -> int:
     return 0 if share is None else math.ceil(share * steps - 1e-9)
 
 
-def stop_error(number: signal.Signals | None, step: int, directory: Path) -> Stopped | Paused:
-    """The one line that says how to go on, of a run alone; without a signal, of a pause."""
-    saved, null = f"at step {step}, checkpoint saved", "" if number else " pause_at=null"
-    if not (directory.parent / "sweep.json").exists():  # a sweep goes on with it by itself
-        saved += f"; go on with: python -m trainlab resume='{directory}'{null}"
+def stop_error(number: signal.Signals | None, step: int) -> Stopped | Paused:
+    """What ends a run at a signal; without one, at a pause."""
+    saved = f"at step {step}, checkpoint saved"
     if number is None:
         return Paused(f"paused {saved}")
     return Stopped(f"stopped by {number.name} {saved}", EXIT_CODES[number])

@@ -304,7 +304,8 @@ class Trainer:
         now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
             f"{what} at step {step} of {self.steps}, {now}: it must stay finite; "
-            f"try {lower_lr(lr)}, or clip.norm=1"
+            f"try {lower_lr(lr)}, or clip.norm=1",
+            step,
         )
 
     def interval(self) -> dict[str, Tensor]:

@@ -68,8 +68,11 @@ def test_the_test_split_is_in_the_rows_of_the_winner_only(closed):
 
 
 def test_a_failed_run_has_no_rank_and_its_reason(tmp_path):
-    reason = "loss = nan at step 2 of 40, with lr 9: it must stay finite"  # seen at step 39
-    found = [result(0, {"optim.lr": 9.0}, reason=reason), result(1, {"optim.lr": 0.1}, 0.5)]
+    reason = "loss = nan at step 2 of 40, with lr 9: it must stay finite"
+    found = [
+        result(0, {"optim.lr": 9.0}, reason=reason) | {"steps": 2},
+        result(1, {"optim.lr": 0.1}, 0.5),
+    ]
     first, second = leaderboard.rows(found)
     assert (first["number"], first["rank"], first["reason"]) == (1, 1, "")
     assert (second["number"], second["rank"], second["reason"]) == (0, "", reason)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.core.utils import run_job
 
@@ -23,14 +23,21 @@ from trainlab.sweeps.execute.paused import PausedRun
 from trainlab.sweeps.execute.planner import halved, planned
 from trainlab.sweeps.execute.train_stack import NoRoom, train_stack
 
-Ended = Callable[[Any, Path, Any], None]
+
+class Task(Protocol):
+    """What Hydra runs a job with: cli.multirun.OneOfMany."""
+
+    job: Callable[..., Any]  # its summary, or the exception that ended it
+    report: Callable[[Exception, Path], Any]
+    ended: Callable[[Any, Path, Any], None] | None  # (outcome, folder, config), as soon as it has
+
+    def __call__(self, cfg: Any) -> str: ...
 
 
 def launch(
-    context: Any, task: Any, master: Any, overrides: Sequence[Sequence[str]], begin: int
+    context: Any, task: Task, master: Any, overrides: Sequence[Sequence[str]], begin: int
 ) -> list[Any]:
-    """Hydra's JobReturn of each job, in order; `task` is multirun.run_one with its job and report
-    and may have `ended(outcome, folder, config)`, called as soon as a job has ended."""
+    """Hydra's JobReturn of each job, in order."""
     with run_folder.signals() as flag:  # one for all runs
         jobs = Jobs(context, master, overrides, begin)
         return Launch(context, task, Path(str(master.hydra.sweep.dir)), jobs, flag).all()
@@ -39,10 +46,8 @@ def launch(
 class Launch:
     """One call of the launcher: `returns` has Hydra's JobReturn of each job that was opened."""
 
-    def __init__(self, context: Any, task: Any, sweep: Path, jobs: Jobs, flag: Any):
-        self.job, self.report, *more = task.args
-        self.ended: Ended | None = more[0] if more else None
-        self.context, self.sweep, self.jobs, self.flag = context, sweep, jobs, flag
+    def __init__(self, context: Any, task: Task, sweep: Path, jobs: Jobs, flag: Any):
+        self.task, self.context, self.sweep, self.jobs, self.flag = task, context, sweep, jobs, flag
         self.plain = [jobs.plain(place) for place in range(len(jobs.parsed))]
         self.show = Show(quiet=jobs.master.quiet, pause=5.0)
         self.returns: dict[int, Any] = {}
@@ -102,7 +107,7 @@ class Launch:
         """A job up to where it trains, or what ended it before."""
         self.returns[place] = run_job(
             hydra_context=self.context,
-            task_function=partial(self.job, tell=shared.open),
+            task_function=partial(self.task.job, tell=shared.open),
             config=self.jobs.config(place),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
@@ -118,10 +123,10 @@ class Launch:
         a stop is told once, by the sweep."""
         self.returns[place].return_value = outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, Paused | Stopped):
-            self.report(outcome, self.folder(place))
+            self.task.report(outcome, self.folder(place))
             run_folder.record_failure(self.folder(place), outcome)
-        if self.ended is not None:
-            self.ended(outcome, self.folder(place), self.returns[place].cfg)
+        if self.task.ended is not None:
+            self.task.ended(outcome, self.folder(place), self.returns[place].cfg)
 
     def clear(self, place: int) -> None:
         """Let go of what a job that starts again has written; one that went on does so again."""
@@ -141,22 +146,23 @@ class Shared:
 
     def open(self, told: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
         """A story up to where it trains; of another task, the whole of it."""
-        if getattr(told, "func", None) is not phases.train:
+        if not isinstance(told, phases.Train):
             return told(cfg, directory, door, choices)
-        chapters = phases.phases(cfg, directory, door, choices, self.prepare, self.check)
-        return PausedRun.at_fit(chapters, lambda: self.latest)
+        return PausedRun.at_fit(
+            phases.phases(cfg, directory, door, choices, self.prepare, self.check)
+        )
 
     def prepare(self, cfg: Any, door: Any) -> Any:
         if self.bench is None:
             self.bench = phases.prepare(cfg, door)
-        self.latest = replace(self.bench, cfg=cfg, door=door)
-        return self.latest
+        return replace(self.bench, cfg=cfg, door=door)
 
     def check(self, bench: Any, directory: Path, show: Any) -> list[Any]:
         setting = keys.digest(keys.values(bench.cfg) | {"seed": 0})
         if setting not in self.checked:
             self.checked[setting] = phases.preflight(bench, directory, show), directory
         verdicts, where = self.checked[setting]
-        if where != directory and (where / "verdicts.json").exists():
-            shutil.copy(where / "verdicts.json", directory / "verdicts.json")
+        for name in ("verdicts.json", "checks-error.txt") if where != directory else ():
+            if (where / name).exists():
+                shutil.copy(where / name, directory / name)
         return verdicts

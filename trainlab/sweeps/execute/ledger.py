@@ -100,12 +100,7 @@ def forget(sweep: Path, states: Sequence[str]) -> None:
 def locked(sweep: Path, key: str) -> Iterator[None]:
     """One driver at a time. Raises BusyError, which says who has the sweep; `key` names its
     folder."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(run_folder.locked(sweep, ""))
-        except BusyError as error:
-            who = str(error).partition(";")[0]
-            raise BusyError(f"{who}; wait for it, or start another with {key}=NEW") from None
+    with run_folder.locked(sweep, "", f"start another with {key}=NEW"):
         yield
 
 

@@ -10,25 +10,28 @@ from typing import Any
 import torch
 
 from trainlab.experiment import regularisation
+from trainlab.experiment.checkpointer import Checkpointer
+from trainlab.experiment.phases import Bench, Ready
 from trainlab.training import randomness
 from trainlab.training.trainer import Every, Trainer, Watch
 
 
 @dataclass
 class PausedRun:
-    """A story of `chapters` at the place where it trains."""
+    """A run of `phases` at the place where it trains."""
 
-    phases: Iterator[Any]
+    phases: Iterator[Ready]
     trainer: Trainer
     every: Every
     watch: Watch
-    bench: Any
+    bench: Bench
+    checkpointer: Checkpointer
     random: Any  # where the global random streams stand, which others are opened after
 
     @classmethod
-    def at_fit(cls, phases: Iterator[Any], bench: Callable[[], Any]) -> "PausedRun":
+    def at_fit(cls, phases: Iterator[Ready]) -> "PausedRun":
         with silent():
-            return cls(phases, *next(phases), bench(), randomness.random_state())
+            return cls(phases, **vars(next(phases)), random=randomness.random_state())
 
     def end(self, error: BaseException | None = None) -> Any:
         """Tell the rest: the summary, or the exception that ends it."""

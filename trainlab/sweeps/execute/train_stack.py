@@ -105,7 +105,7 @@ class StackRun:
             if memory.too_little(error):
                 raise no_room([self.jobs[run] for run in self.inside()], error) from error
             for run in self.inside():
-                self.end(run, self.stopped(run) if isinstance(error, Stopped | Paused) else error)
+                self.end(run, self.stopped() if isinstance(error, Stopped | Paused) else error)
         finally:
             self.show.stop()
         for run in self.inside():
@@ -171,28 +171,25 @@ class StackRun:
             single.diverged(at, what)
         except NonFiniteError as error:
             self.end(run, error)
-            self.show.note(f"{self.keeper(run).directory.name}: {error}")
+            self.note(run, error)
 
     def leave(self, run: int) -> None:
         """Stopped early."""
         single = self.jobs[run].trainer
         self.jobs[run].watch.save(single)
         self.end(run)
-        self.show.note(
-            f"{self.keeper(run).directory.name}: stopped early at step {single.step_count}"
-        )
+        self.note(run, f"stopped early at step {single.step_count}")
+
+    def note(self, run: int, text: object) -> None:
+        self.show.note(f"{self.jobs[run].checkpointer.directory.name}: {text}")
 
     def take_out(self, run: int) -> Trainer:
         """The run's own Trainer, as it is now in the stack; its dropout stream is torch's."""
         single = self.jobs[run].trainer
         stream = self.stack.take_out(run, single)
         torch.set_rng_state(stream.get_state())
-        self.keeper(run).status.step = single.step_count
+        self.jobs[run].checkpointer.status.step = single.step_count
         return single
-
-    def keeper(self, run: int) -> Any:
-        """Who writes the run's checkpoints, and knows its log and status."""
-        return self.jobs[run].watch.save.__self__
 
     def save(self, trainer: Trainer) -> None:
         for run in self.inside():
@@ -206,21 +203,19 @@ class StackRun:
             save(self.take_out(run))
         except NonFiniteError as error:
             self.end(run, error)
-            self.show.note(f"{self.keeper(run).directory.name}: {error}")
+            self.note(run, error)
 
     def after(self, trainer: Trainer) -> None:
         """A signal or `pause_at` stops all runs, each with its checkpoint; saving takes 2 % of the
         time."""
-        first = self.keeper(self.inside()[0])
+        first = self.jobs[self.inside()[0]].checkpointer
         if self.signal() is not None or first.pauses(trainer):
             for run in self.inside():
-                self.write(run, self.keeper(run).save_now)
+                self.write(run, self.jobs[run].checkpointer.save_now)
             self.show.note(
                 f"{len(self.inside())} runs at step {trainer.step_count}, checkpoints saved"
             )
-            raise run_folder.stop_error(
-                self.signal(), trainer.step_count, first.directory
-            )  # each has its own
+            raise self.stopped()
         if time.monotonic() - self.saved > max(first.seconds, 50 * self.cost):
             begun = time.monotonic()
             self.save(trainer)
@@ -230,10 +225,8 @@ class StackRun:
     def signal(self) -> Any:
         return Flag.current and Flag.current.raised
 
-    def stopped(self, run: int) -> Stopped | Paused:
-        """The line that says how this run goes on."""
-        at, directory = self.stack.trainer.step_count, self.keeper(run).directory
-        return run_folder.stop_error(self.signal(), at, directory)
+    def stopped(self) -> Stopped | Paused:
+        return run_folder.stop_error(self.signal(), self.stack.trainer.step_count)
 
     @contextlib.contextmanager
     def probe(self, trainer: Trainer, x: Tensor, y: Tensor) -> Iterator[None]:
@@ -245,4 +238,4 @@ class StackRun:
             yield
         seen = measured(record, self.measured)
         for run in self.inside():
-            write(self.keeper(run).log, trainer.step_count, *seen[self.stack.place(run)])
+            write(self.jobs[run].checkpointer.log, trainer.step_count, *seen[self.stack.place(run)])

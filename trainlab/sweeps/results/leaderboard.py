@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import threading
@@ -44,8 +43,6 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             row = {"rank": rank if setting.runs else "", "number": result["number"]}
             row |= {"folder": result["folder"], "state": result["state"]}
             values = result["values"]
-            steps = re.search(r" at step (\d+) of ", result["reason"])  # it ran on unseen
-            result = result | ({"steps": int(steps[1])} if steps else {})
             row |= {key: as_typed(values[key]) if key in values else "" for key in keys}
             row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
