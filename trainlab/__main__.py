@@ -151,7 +151,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
         return tell(story, *told) if tell else story(*told)
     except SystemExit as error:  # of a sweep's job it would end the others
         return errors.TrainlabError(f"the run asked to exit ({error.code})")
-    except (errors.Stopped, errors.Held) as error:
+    except (errors.Stopped, errors.Paused) as error:
         alone = hydra.mode == RunMode.RUN
         return errors.resumable(error, directory) if alone else error
     except Exception as error:

@@ -13,6 +13,7 @@ import pytest
 
 from trainlab.errors import CheckpointError, MachineError
 from trainlab.observe import metrics_log as logs
+from trainlab.observe.charts import Charts
 from trainlab.observe.metrics_log import Log, rows
 from trainlab.storage import atomic
 
@@ -102,7 +103,7 @@ def layout(directory):
 
 
 def test_the_layout_matches_every_tag_once(tmp_path):
-    with Log(tmp_path, probed=True) as log:
+    with Log(tmp_path, charts=Charts()) as log:
         look(log, 1)
         log.scalars(1, dict.fromkeys(("train/loss", "val/loss", "val/accuracy", "optim/lr"), 1.0))
     found = layout(tmp_path)
@@ -145,7 +146,7 @@ def look(log, step, scale=1.0):
 
 
 def test_derived_scalars_stand_in_the_events_only(tmp_path):
-    with Log(tmp_path, probed=True) as log:
+    with Log(tmp_path, charts=Charts()) as log:
         look(log, 4)
     values = {tag: value for tag, step, value in seen(tmp_path)[0] if step == 4}
     assert values["activation_lower/01.relu"] == 1.5 and values["activation_upper/01.relu"] == 2.5
@@ -174,7 +175,7 @@ PICTURES = ["colourful/activation", "depth/activation_std", "depth/gradient_flow
 
 
 def test_pictures_come_at_the_end_and_rarely_before_it(tmp_path):
-    with Log(tmp_path, probed=True) as log:
+    with Log(tmp_path, charts=Charts()) as log:
         for step in range(1, 141):
             look(log, step, 1 + step / 100)
         log.end(140)
@@ -189,18 +190,18 @@ def test_a_resume_has_the_pictures_of_an_undisturbed_run(tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for directory in (whole, cut):
         directory.mkdir()
-    with Log(whole, probed=True) as log:
+    with Log(whole, charts=Charts()) as log:
         for step in range(1, 41):
             look(log, step)
         log.end(40)
-    with Log(cut, probed=True) as log:
+    with Log(cut, charts=Charts()) as log:
         for step in range(1, 36):
             look(log, step)
             if step == 20:
                 keep = log.sync()
         log.end(35)
     monkeypatch.setattr(logs, "WAIT", 0.0)  # other rows are written together
-    with Log(cut, keep=keep, probed=True) as log:
+    with Log(cut, keep=keep, charts=Charts()) as log:
         for step in range(21, 41):
             look(log, step)
         log.end(40)

@@ -166,11 +166,4 @@ def as_trainlab_error(error: BaseException, place: str) -> TrainlabError:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first = (str(error) or "out of memory").splitlines()[0]
         return MachineError(f"memory: {first}; lower batch_size, or use device=cpu")
-    if isinstance(error, ValueError) and "Expected more than 1" in str(
-        error
-    ):  # batch, instance norm
-        return ConfigError(
-            f"norm: {str(error).splitlines()[0]}: nothing to average over; use norm=group or "
-            "norm=layer, a larger batch_size, or larger images"
-        )
     return TrainlabError(f"{type(error).__name__}: {error}; {place}")

@@ -81,12 +81,12 @@ class Bench:
         order = Unshuffled(len(train)) if sort else Shuffled(len(train), cfg.seed)
         batches = Batches(train, self.preprocess, size, order)
         model = build_network(cfg, self.door, self.shape, len(self.splits.classes))
+        refuse_single(model, batches(0)[0].cpu(), len(train), size, cfg.accumulate)
         with randomness.init_stream(cfg.seed, 1):
             shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
             self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
         batches.augment = None if plain else self.augment()  # after init: the same weights
         model.to(self.device)
-        refuse_single(model, len(train), size, cfg.accumulate)
         optimizer = self.door(cfg.optim)(self.parameters(model))
         steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
         trainer = Trainer(
@@ -255,7 +255,7 @@ def phases(
         if saved:
             restore.resume(directory, saved, trainer)
         kept = keeper.go_on(saved) if saved else 0
-        log = keeper.log = stack.enter_context(Log(directory, kept, len(cfg.probe) > 1))
+        log = keeper.log = stack.enter_context(Log(directory, kept, charts(cfg)))
         if not kept:
             log.text("recipe", words.recipe_table(cfg, choices))
         rows = partial(write_rows, trainer, log, show)
@@ -287,6 +287,15 @@ def write_rows(
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
     log.scalars(step, row | trainer.extra_metrics(trainer))
+
+
+def charts(cfg: DictConfig) -> Any:
+    """What TensorBoard shows of the probes, or None where there are none."""
+    if len(cfg.probe) == 1:  # `every`
+        return None
+    from trainlab.observe.charts import Charts  # and with it PIL
+
+    return Charts()
 
 
 def probes(

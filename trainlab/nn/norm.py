@@ -78,14 +78,29 @@ def only_before(word: str, place: str) -> None:
         )
 
 
-def refuse_single(model: nn.Module, images: int, batch_size: int, parts: int = 1) -> None:
-    """One image alone has no variance for (B, F), and torch would fail at the end of the epoch."""
+def refuse_single(
+    model: nn.Module, x: Tensor, images: int, batch_size: int, parts: int = 1
+) -> None:
+    """One value alone has no variance, and torch would fail in the training, at worst at the end of
+    an epoch. x (B, ...) is a batch. Raises ConfigError."""
     last = images % batch_size or batch_size
-    needy = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    if last // min(parts, last) == 1 and needy:
+    alone = last // min(parts, last) == 1
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         raise ConfigError(
             f"batch_size = {batch_size}: the last batch of {images} images, or a part of it, has "
             f"one, and batch norm needs two; use batch_size={batch_size + 1} or accumulate=1"
+        )
+    kinds = (nn.InstanceNorm1d, nn.InstanceNorm2d, *([nn.BatchNorm2d] if alone else []))
+    needy = [module for module in model.modules() if isinstance(module, kinds)]
+    if not needy:
+        return
+    from trainlab.observe.capture import input_shapes  # most runs do without
+
+    shapes = input_shapes(model, needy, x[:1]).values()  # (1, C, ...)
+    if any(len(shape) > 2 and shape[2:].numel() == 1 for shape in shapes):
+        raise ConfigError(
+            "norm: a map of one value has nothing to average over; use norm=group or norm=layer, "
+            "a larger batch_size, or larger images"
         )
 
 

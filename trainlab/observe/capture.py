@@ -5,7 +5,7 @@ gradients, buffers, modes and random streams are, bit for bit, what they were. B
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -252,6 +252,25 @@ def outputs(model: nn.Module, layers: list[nn.Module], x: Tensor) -> dict[nn.Mod
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         with unmoved(model):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+@torch.no_grad()
+def input_shapes(model: nn.Module, layers: list[nn.Module], x: Tensor) -> dict[nn.Module, Any]:
+    """The shape of what each of `layers` is first called with on x (B, ...), up to the layer that
+    refuses it. Modes, buffers and random streams are left as they were."""
+    seen: dict[nn.Module, torch.Size] = {}
+
+    def keep(module, args):
+        seen.setdefault(module, args[0].shape)
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    try:
+        with unmoved(model), evaluating(model), suppress(ValueError):
             model(x)
     finally:
         for hook in hooks:

@@ -28,7 +28,7 @@ def write(directory: Path, results: Sequence[Mapping[str, Any]]) -> None:
         files = sorted((directory / result["folder"]).glob("events.out.tfevents.*"))
         if files and END.encode() not in files[-1].read_bytes():
             values = {key: kinds[key](value) for key, value in result["values"].items()}
-            _add(Events(files[-1].parent), _session(result, values), files[-1])
+            _add(directory, _session(result, values), files[-1])
     files = sorted(directory.glob("events.out.tfevents.*"))
     atomic.remove([path for path in files if CARD.encode() in path.read_bytes()])
     infos = []
@@ -37,7 +37,7 @@ def write(directory: Path, results: Sequence[Mapping[str, Any]]) -> None:
         infos.append(_column(key, kind, sorted(values)))
     metrics = [api_pb2.MetricInfo(name={"tag": tag}, display_name=tag) for tag in METRICS]
     card = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
-    _add(Events(directory), {CARD: {"experiment": card}})
+    _add(directory, {CARD: {"experiment": card}})
 
 
 def _kind(values: Sequence[Any]) -> type | Any:
@@ -75,7 +75,7 @@ def _session(result: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 
 class _Cards:
-    """Cards as charts of log.Events, so that this file writes none itself."""
+    """Cards as the Charts of a file, so that this one writes none itself."""
 
     def __init__(self, cards: Mapping[str, Mapping[str, Any]]):
         self.cards = cards
@@ -95,12 +95,13 @@ class _Cards:
             for tag, card in self.cards.items()
         ]
 
+    def panels(self) -> list[dict[str, Any]]:
+        return []
 
-def _add(events: Events, cards: Mapping[str, Any], path: Path | None = None) -> None:
-    """To the file `path`, or to a new one."""
-    if path is not None:
-        events.path, events.file = path, open(path, "ab")  # noqa: SIM115
-    events.charts = _Cards(cards)
+
+def _add(directory: Path, cards: Mapping[str, Any], path: Path | None = None) -> None:
+    """To the file `path`, or to a new one in `directory`."""
+    events = Events(directory, _Cards(cards), path)
     try:
         events.write([{"step": 0}])
     finally:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from trainlab.errors import CheckpointError
 from trainlab.storage import atomic
@@ -58,12 +58,12 @@ class Log:
 
     On resume, `keep` bytes of metrics.jsonl stay (None: every whole row) and the events are made
     anew from them, so that nothing is doubled. Raises CheckpointError when the file has fewer.
-    Of a `probed` run the events have charts and pictures beside what the rows say.
+    With `charts` the events have values beside what the rows say.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, probed: bool = False):
+    def __init__(self, directory: Path, keep: int | None = None, charts: "Charts | None" = None):
         self.path = Path(directory) / "metrics.jsonl"
-        self.events = Events(Path(directory), probed)
+        self.events = Events(Path(directory), charts)
         data = self.path.read_bytes() if self.path.exists() else b""
         if keep is None:
             keep = data.rfind(b"\n") + 1
@@ -147,20 +147,26 @@ def _plain(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-class Events:
-    """One TensorBoard event file, opened (and its formats imported) at the first row."""
+class Charts(Protocol):
+    """What TensorBoard has beside the rows themselves; plain dicts, the fields of protocol
+    buffers."""
 
-    def __init__(self, directory: Path, probed: bool = False):
-        self.directory, self.charts = directory, None
+    def feed(self, row: Row) -> Iterable[dict[str, Any]]:
+        """The values that this row adds to its step."""
+
+    def panels(self) -> Iterable[dict[str, Any]]:
+        """Categories of custom scalars, asked for at the first row of a step above 0."""
+
+
+class Events:
+    """One TensorBoard event file, opened (and its formats imported) at the first row: the one that
+    is there already at `path`, or a new one."""
+
+    def __init__(self, directory: Path, charts: Charts | None = None, path: Path | None = None):
+        self.directory, self.charts, self.path = directory, charts, path
         self.file: IO[bytes] | None = None
         self.at, self.seconds = 0, 0.0  # step of the latest row, what its events took so far
         self.planned = False  # whether the layout is written
-        if probed:
-            from trainlab.observe.charts import (
-                Charts,  # and with it PIL: only where there is something
-            )
-
-            self.charts = Charts()
 
     def write(self, rows: Iterable[Row]) -> None:
         """The rows of one step become one event; a text or curve belongs to the row before it."""
@@ -190,6 +196,10 @@ class Events:
         return [*_values(row), *(Summary.Value(**value) for value in derived)]
 
     def _open(self) -> None:
+        if self.path is not None:
+            with _naming(self.path):
+                self.file = open(self.path, "ab")  # noqa: SIM115
+            return
         name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self.path = self.directory / f"events.out.tfevents.{name}"
         with _naming(self.path):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainlab.errors import ConfigError
 from trainlab.stack.layers import single_name
-from trainlab.training.trainer import Trainer
+from trainlab.training.trainer import Progress, Trainer
 
 OWN = "_extra_state"  # where each run's random stream stands: the stack has it already
 
@@ -16,21 +16,22 @@ OWN = "_extra_state"  # where each run's random stream stands: the stack has it 
 def take_in(trainer: Trainer, singles: Sequence[Trainer]) -> None:
     """Give a stack's Trainer, which has not begun, what R `singles` that are at one step hold."""
     first = singles[0]
-    trainer.step_count = first.step_count
     for name in ("record", "history"):
         if len({len(getattr(single, name)) for single in singles}) > 1:
             raise ConfigError(f"{name}: differs between the runs of a stack; run them one by one")
+    progress = Progress(first.step_count)
     for entries in zip(*(single.record for single in singles), strict=True):
         *columns, sizes = zip(*entries, strict=True)
-        trainer.record.append((*map(torch.stack, columns), sizes[0]))
+        progress.record.append((*map(torch.stack, columns), sizes[0]))
     for entries in zip(*(single.history for single in singles), strict=True):
-        trainer.history.append((entries[0][0], [value for _, value in entries]))
+        progress.history.append((entries[0][0], [value for _, value in entries]))
     if first.best_value is not None:
-        for name in ("best_value", "best_step"):
-            setattr(trainer, name, torch.stack([getattr(single, name) for single in singles]))
-        trainer.best = _together([single.best for single in singles], trainer.model.state_dict())
+        progress.best_value = torch.stack([single.best_value for single in singles])
+        progress.best_step = torch.stack([single.best_step for single in singles])
+        progress.best = _together([single.best for single in singles], trainer.model.state_dict())
     if first.smoothed is not None:
-        trainer.smoothed = torch.stack([single.smoothed for single in singles])
+        progress.smoothed = torch.stack([single.smoothed for single in singles])
+    trainer.take_up(progress)
     if first.average is not None:
         weights = trainer.average.weights
         trainer.average.load_state_dict(_together([s.average.weights for s in singles], weights))
@@ -49,16 +50,18 @@ def _together(states: Sequence[dict[str, Tensor]], like: dict[str, Tensor]) -> d
 def keep(trainer: Trainer, runs: list[int], index: Tensor) -> None:
     """Only these places from now on; the model has been cut already."""
     host = torch.tensor(runs)
-    trainer.lrs = [lr[index] for lr in trainer.lrs]
-    trainer._ones = None
-    trainer.record = [(*(c[index] for c in row[:-1]), row[-1]) for row in trainer.record]
-    trainer.history = [(step, [own[run] for run in runs]) for step, own in trainer.history]
-    if trainer.best_value is not None:
-        trainer.best = {name: t[index] for name, t in trainer.best.items()}
-        trainer.best_value = trainer.best_value[host]
-        trainer.best_step = trainer.best_step[host]
+    progress = Progress(
+        trainer.step_count,
+        [(*(c[index] for c in row[:-1]), row[-1]) for row in trainer.record],
+        [(step, [own[run] for run in runs]) for step, own in trainer.history],
+    )
     if trainer.smoothed is not None:
-        trainer.smoothed = trainer.smoothed[host]
+        progress.smoothed = trainer.smoothed[host]
+    if trainer.best_value is not None:
+        progress.best = {name: t[index] for name, t in trainer.best.items()}
+        progress.best_value, progress.best_step = trainer.best_value[host], trainer.best_step[host]
+    trainer.take_up(progress)
+    trainer.change(lrs=[lr[index] for lr in trainer.lrs])
     if trainer.average is not None:
         weights = {name: t[index] for name, t in trainer.average.weights.items()}
         trainer.change(average=trainer.average.of(trainer.model))
@@ -73,13 +76,16 @@ def take_out(
 ) -> None:
     """Give a fresh single Trainer what the run at place `at` holds; `own` is its part of a state of
     the stack."""
-    single.step_count = trainer.step_count
-    single.record = [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record]
-    single.history = [(step, values[at]) for step, values in trainer.history]
-    if trainer.best_value is not None:
-        single.best = own(trainer.best)
-        single.best_value, single.best_step = trainer.best_value[at], trainer.best_step[at]
+    progress = Progress(
+        trainer.step_count,
+        [(*(c[at] for c in row[:-1]), row[-1]) for row in trainer.record],
+        [(step, values[at]) for step, values in trainer.history],
+    )
     if trainer.smoothed is not None:
-        single.smoothed = trainer.smoothed[at]
+        progress.smoothed = trainer.smoothed[at]
+    if trainer.best_value is not None:
+        progress.best = own(trainer.best)
+        progress.best_value, progress.best_step = trainer.best_value[at], trainer.best_step[at]
+    single.take_up(progress)
     if trainer.average is not None:
         single.average.load_state_dict(own(trainer.average.weights))

@@ -16,7 +16,7 @@ from trainlab.errors import CheckpointError, ConfigError
 from trainlab.storage import run_folder
 from trainlab.storage.checkpoint import RECORD, extras, manifest, manifests, order, remove_old
 from trainlab.training import randomness
-from trainlab.training.trainer import Trainer
+from trainlab.training.trainer import Progress, Trainer
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,18 @@ def restore(
     # lr, betas and the rest are the recipe's, which is the same or was allowed to differ
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    progress = Progress(
+        numbers["at"],
+        history=[tuple(entry) for entry in numbers["history"]],
+        smoothed=tensors["smoothed"] if numbers["smoothed"] else None,
+        best={name: t.to(device) for name, t in best.items()},
+        best_value=tensors.get("best.value"),
+        best_step=tensors.get("best.step"),
+    )
     if numbers["record_sizes"]:
         columns = (tensors[f"record.{name}"].to(device).unbind() for name in RECORD)
-        trainer.record = list(zip(*columns, numbers["record_sizes"], strict=True))
-    trainer.best = {name: t.to(device) for name, t in best.items()}
-    trainer.best_value, trainer.best_step = tensors.get("best.value"), tensors.get("best.step")
-    trainer.smoothed = tensors["smoothed"] if numbers["smoothed"] else None
-    trainer.history = [tuple(entry) for entry in numbers["history"]]
-    trainer.step_count = numbers["at"]
+        progress.record = list(zip(*columns, numbers["record_sizes"], strict=True))
+    trainer.take_up(progress)
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")
 

@@ -6,7 +6,7 @@ no weight. B batch, K classes, R runs; a stack puts R in front of every shape be
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -97,6 +97,20 @@ class Extras:
     not_finite: NotFinite = end_run  # a stack goes on with its other runs
 
 
+@dataclass
+class Progress:
+    """What a Trainer has seen of its training so far."""
+
+    step_count: int = 0
+    # (losses, correct, clipped share, B) of each step since the last row
+    record: list[tuple] = field(default_factory=list)
+    history: list[tuple[int, Any]] = field(default_factory=list)  # (step, `monitor`)
+    smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights where `monitor` was best
+    best_value: Tensor | None = None  # (), of `monitor`; accuracy is negated
+    best_step: Tensor | None = None
+
+
 PLAIN = Extras()
 # what `Trainer.change` replaces
 CHANGEABLE = {
@@ -166,12 +180,14 @@ class Trainer:
         self.not_finite = extras.not_finite
         if extras.step is not None:
             self.step = extras.step
-        self.step_count = 0
-        self.record: list[tuple] = []  # (losses, correct, clipped share, B) since the last row
-        self.smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
-        self.history: list[tuple[int, Any]] = []  # (step, `monitor`) of each evaluation
-        self.best: dict[str, Tensor] = {}
-        self.best_value = self.best_step = None  # (), of `monitor`; accuracy is negated
+        self.take_up(Progress())
+
+    def take_up(self, progress: Progress) -> None:
+        """Stand where another Trainer of this kind stood; weights and optimizer are set apart."""
+        self.step_count, self.smoothed = progress.step_count, progress.smoothed
+        self.record, self.history = progress.record, progress.history
+        self.best, self.best_value = progress.best, progress.best_value
+        self.best_step = progress.best_step
         self._ones: Tensor | None = None
 
     def change(self, **parts: Any) -> None:

@@ -12,7 +12,7 @@ CURVES = "train/loss", "train/accuracy", "val/loss", "val/accuracy"
 
 
 class Bands:
-    """Charts of a mean with its band, for log.Events; TensorBoard wants three tags a chart."""
+    """Charts of a mean with its band; TensorBoard wants three tags a chart."""
 
     def feed(self, row: Any) -> list:
         return []
@@ -37,9 +37,8 @@ def curves(folders: Sequence[Path], directory: Path, name: str = "") -> None:
         for step, row in steps(folder).items():
             rows.setdefault(step, []).append(row)
     directory.mkdir(exist_ok=True)
-    with metrics_log.Log(directory, keep=0) as file:
+    with metrics_log.Log(directory, keep=0, charts=Bands()) as file:
         file.text("setting", f"mean +- std of {len(folders)} runs: {name}")
-        file.events.charts = Bands()
         for step, own in sorted(rows.items()):
             if len(own) == len(folders):
                 file.scalars(step, band(own))
