@@ -73,6 +73,32 @@ def test_the_best_weights_are_those_of_the_best_validation():
         assert torch.equal(tensor, seen[best][1][name])
 
 
+def test_of_evaluations_alike_the_first_is_the_best():
+    """So that patience counts from it."""
+    trainer = trainer_of(lr=0.0, steps=30, patience=2)
+    fit(trainer, evaluate=3)
+    assert (trainer.best_at(), trainer.step_count) == (3, 9)
+
+
+def test_a_parameter_without_gradient_is_not_clipped():
+    trainer, seen = trainer_of(steps=2), []
+
+    def clip(grads, params):
+        seen.append(
+            [name for name, p in trainer.model.named_parameters() for q in params if p is q]
+        )
+        assert len(grads) == len(params)
+        return [g / 2 for g in grads], torch.ones(())
+
+    trainer.change(
+        clip=clip, forward=lambda x: trainer.model[2](trainer.model[0](x).detach().relu())
+    )
+    before = trainer.model[0].weight.clone()
+    fit(trainer)
+    assert seen == [["2.weight", "2.bias"]] * 2
+    assert torch.equal(trainer.model[0].weight, before)
+
+
 def test_monitor_accuracy_is_maximised():
     trainer = trainer_of(steps=30, monitor="val/accuracy")
     values = [float(v["val/accuracy"]) for _, v in fit(trainer, log=0, evaluate=3)]
