@@ -26,7 +26,7 @@ GROUPS = (
     "activation", "init", "norm", "preprocess", "augment", "data", "model", "loss", "optim",
     "schedule",
 )  # fmt: skip
-OTHERS = ("preflight", "probe", "task", "experiment", "fault")
+OTHERS = ("preflight", "check", "rule", "probe", "task", "experiment", "fault")
 STEPS = 5
 # what a word needs beside itself
 NEEDS = {("norm", "instance"): ["model=cnn"], ("loss", "squared_hinge"): ["optim.lr=0.005"]}
@@ -138,13 +138,18 @@ def page(found: dict[tuple[str, str], str]) -> str:
     ]  # fmt: skip
     for group in (*GROUPS, *OTHERS):
         lines += ["", f"## {group}", "", "| word | source | keys | stacks |", "|---|---|---|---|"]
-        for word in words.groups()[group]:
+        for word in all_words(group):
             reason = found.get((group, word))
             told = "" if reason is None else reason or "yes"
             lines.append(
                 f"| `{word}` | {words.source(group, word)} | {keys_of(group, word)} | {told} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def all_words(group: str) -> list[str]:
+    """Those to choose from, or those that are all in use."""
+    return list(words.parts(group)) if group in words.PARTS else words.groups()[group]
 
 
 def keys_of(group: str, word: str) -> str:

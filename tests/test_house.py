@@ -153,11 +153,11 @@ def test_names():
 
 
 def test_files_named_by_conf_say_so():
-    for folder in ("nn", "optim", "probes", "checks", "faults"):
+    for folder in ("nn", "optim", "probes", "checks", "faults", "doctor/rules"):
         for path in (PACKAGE / folder).glob("*.py"):
             doc = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
             named = any(
-                f"trainlab.{folder}.{path.stem}." in y.read_text()
+                f"trainlab.{folder.replace('/', '.')}.{path.stem}." in y.read_text()
                 for y in (ROOT / "conf").rglob("*.yaml")
             )
             assert not named or "Named by conf/" in doc, (

@@ -286,6 +286,7 @@ def test_help_lists_every_word_and_key(capsys):
     for group, options in words.groups().items():
         assert all(word in text for word in (group, *options))
     assert all(f"  {key}=" in text for key in keys.OWN_KEYS)
+    assert "[overfit] output_range" in text  # of the checks, those of quick in brackets
     assert text.count("  python -m trainlab") == 6
     assert "  trainlab compare RUN RUN...    which settings of runs differ, and what" in text
 

@@ -15,9 +15,12 @@ from torch import nn
 
 from trainlab import examine
 from trainlab.cli import compose
-from trainlab.doctor.causes import EXPLAINS, ranked
+from trainlab.config import words
+from trainlab.doctor.causes import SETS, explained, ranked
 from trainlab.doctor.examine import findings
 from trainlab.doctor.finding import MOST, Finding, card, shown
+from trainlab.doctor.history import History
+from trainlab.doctor.rules import constraints, curves, fit, layers, modes
 from trainlab.doctor.rules.layers import decades
 from trainlab.errors import NonFiniteError
 from trainlab.training.trainer import Trainer
@@ -343,7 +346,52 @@ def test_three_are_shown_and_the_rest_counted():
 
 
 def test_no_cause_explains_itself():
-    assert not [cause for cause, follows in EXPLAINS.items() if cause in follows]
+    assert not [cause for cause, follows in explained().items() if cause in follows]
+
+
+def test_what_a_cause_explains_stands_in_one_file_and_names_findings():
+    said = [
+        (cause, name)
+        for group in ("rule", "check")
+        for part in words.parts(group).values()
+        for cause, names in part.get("explains", {}).items()
+        for name in names
+    ]
+    assert len(said) == len(set(said)) > 100
+    places = [
+        [cause for part in words.parts(group).values() for cause in part.get("explains", {})]
+        for group in ("rule", "check")
+    ]
+    causes = [cause for group in places for cause in group]
+    assert len(causes) == len(set(causes)) == len(explained())
+    root = Path(__file__).resolve().parents[2] / "trainlab"
+    files = [*root.glob("doctor/rules/*.py"), *root.glob("checks/*.py")]
+    source = "".join(path.read_text() for path in files)
+    names = {name for _, name in said} | set(causes)
+    unknown = [n for n in names if n not in SETS and f'"{n}"' not in source]
+    assert unknown == []  # neither a finding that a rule or check makes nor a set of them
+
+
+def test_a_leak_explains_that_it_overfits():
+    found = [finding("fit.overfit"), finding("data.leak")]
+    assert [(f.id, f.follows) for f in ranked(found)] == [
+        ("data.leak", ""), ("fit.overfit", "data.leak"),
+    ]  # fmt: skip
+
+
+def test_every_rule_has_a_word_and_a_place_of_its_own():
+    places = [part["place"] for part in words.parts("rule").values()]
+    assert places == sorted(set(places))
+    named = {part["_target_"] for part in words.parts("rule").values()}
+    for module in (constraints, curves, fit, layers, modes):
+        for name, function in vars(module).items():
+            if not name.startswith("_") and getattr(function, "__annotations__", {}) == {
+                "h": History,
+                "return": list[Finding],
+            }:
+                assert f"{module.__name__}.{name}" in named
+                named.remove(f"{module.__name__}.{name}")
+    assert named == set()
 
 
 def test_of_two_that_explain_each_other_the_earlier_is_the_cause():
@@ -398,7 +446,8 @@ def test_examine_reads_a_folder(tmp_path):
 
 
 def test_the_rules_need_no_torch():
-    code = "import trainlab.doctor.examine, sys; print({'torch', 'omegaconf'} & set(sys.modules))"
+    code = "import sys; from trainlab.doctor.examine import findings; findings([]); "
+    code += "print({'torch', 'omegaconf'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

@@ -1,4 +1,4 @@
-"""Does a step start from an empty gradient? Named by conf/preflight/."""
+"""Does a step start from an empty gradient? Named by conf/check/."""
 
 from functools import partial
 

@@ -9,24 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.checks import SKIPPED, Verdict, run_checks
-from trainlab.checks.accumulation import accumulation
-from trainlab.checks.architecture import architecture
-from trainlab.checks.baselines import baselines
-from trainlab.checks.gradient import gradient
-from trainlab.checks.initial_loss import initial_loss
-from trainlab.checks.input_ignored import input_ignored
-from trainlab.checks.linear_network import linear_network
-from trainlab.checks.loss_sign import loss_sign
-from trainlab.checks.modes import modes
-from trainlab.checks.output_range import output_range
-from trainlab.checks.overfit import overfit
-from trainlab.checks.parameters import parameters
-from trainlab.checks.penalty import penalty
-from trainlab.checks.profile import profile
-from trainlab.checks.reduction import reduction
 from trainlab.checks.snapshot import Snapshot, Step
-from trainlab.checks.symmetry import symmetry
 from trainlab.checks.tools import no_classes
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.errors import ConfigError
 from trainlab.training.randomness import random_state, restore_random_state
 from trainlab.training.trainer import Extras, Trainer, evaluating
@@ -50,24 +36,11 @@ def check(
     x, y = (t.detach().clone() for t in batch)
     random, around = random_state(), None if step is None else Step(step)
     initial = Snapshot(model, optimizer, loss, *(around.states if around else ()))
-    checks: dict[str, Callable] = {
-        "initial_loss": initial_loss,
-        "penalty": penalty if step is None else _own_penalty,
-        "loss_sign": loss_sign,
-        "parameters": parameters,
-        "architecture": architecture,
-        "modes": modes,
-        "overfit": overfit,
-        "output_range": output_range,
-        "input_ignored": input_ignored,
-        "accumulation": accumulation,
-        "reduction": reduction,
-        "gradient": gradient,
-        "symmetry": symmetry,
-        "profile": profile,
-        "linear_network": linear_network,
-        "baselines": baselines,
-    }
+    door, checks = Door(), {}
+    for word, part in words.parts("check").items():
+        if part.get("own_model"):
+            judges = step is None or part.get("own_step")
+            checks[word] = door(words.node(part)) if judges else functools.partial(_no_step, word)
 
     extras = Extras(step=step or functools.partial(_plain_step, model, loss, optimizer))
 
@@ -98,8 +71,8 @@ def _plain_step(model: nn.Module, loss: Callable, optimizer: Any, x: Tensor, y: 
     optimizer.step(closure)
 
 
-def _own_penalty(fresh: Callable[[], Trainer]) -> Verdict:
-    return Verdict("penalty", SKIPPED, "the step that was passed makes its own loss")
+def _no_step(word: str, fresh: Callable[[], Trainer]) -> Verdict:
+    return Verdict(word, SKIPPED, "the step that was passed makes its own loss")
 
 
 def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is unusual in the network, and may be meant. Named by conf/preflight/."""
+"""What is unusual in the network, and may be meant. Named by conf/check/."""
 
 from torch import nn
 

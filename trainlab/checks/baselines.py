@@ -1,4 +1,4 @@
-"""Does the input help, and which accuracy counts for nothing? Named by conf/preflight/."""
+"""Does the input help, and which accuracy counts for nothing? Named by conf/check/."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What do the training inputs and labels look like? Named by conf/preflight/.
+"""What do the training inputs and labels look like? Named by conf/check/.
 
 N samples, F features, K classes.
 """

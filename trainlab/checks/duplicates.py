@@ -1,4 +1,4 @@
-"""Do equal samples have equal labels, and is validation unseen? Named by conf/preflight/."""
+"""Do equal samples have equal labels, and is validation unseen? Named by conf/check/."""
 
 import hashlib
 from collections import Counter

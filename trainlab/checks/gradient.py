@@ -1,4 +1,4 @@
-"""Is the gradient that of the loss? Named by conf/preflight/."""
+"""Is the gradient that of the loss? Named by conf/check/."""
 
 import copy
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """Do the initial weights fit the activation, so that depth neither shrinks nor blows up the signal?
-Named by conf/preflight/. B batch, U units, L activation calls."""
+Named by conf/check/. B batch, U units, L activation calls."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Is the loss of the untrained network as it must be? Named by conf/preflight/. K classes."""
+"""Is the loss of the untrained network as it must be? Named by conf/check/. K classes."""
 
 import math
 import statistics

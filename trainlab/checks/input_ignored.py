@@ -1,4 +1,4 @@
-"""Does every output depend on its own input, and on nothing else? Named by conf/preflight/."""
+"""Does every output depend on its own input, and on nothing else? Named by conf/check/."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Are some labels wrong? Named by conf/preflight/. N samples, F features, K classes."""
+"""Are some labels wrong? Named by conf/check/. N samples, F features, K classes."""
 
 import math
 from functools import partial

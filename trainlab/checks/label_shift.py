@@ -1,4 +1,4 @@
-"""Do the labels belong to the inputs? Named by conf/preflight/.
+"""Do the labels belong to the inputs? Named by conf/check/.
 
 N samples, F features, K classes.
 """

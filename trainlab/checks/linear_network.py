@@ -1,4 +1,4 @@
-"""Is there anything nonlinear between the layers? Named by conf/preflight/."""
+"""Is there anything nonlinear between the layers? Named by conf/check/."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Does a lower loss mean better answers? Named by conf/preflight/. B batch, K classes."""
+"""Does a lower loss mean better answers? Named by conf/check/. B batch, K classes."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Is what is counted as right what is right? Named by conf/preflight/. B batch, K classes."""
+"""Is what is counted as right what is right? Named by conf/check/. B batch, K classes."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Do training and evaluation differ where they must, and only there? Named by conf/preflight/.
+"""Do training and evaluation differ where they must, and only there? Named by conf/check/.
 
 B batch.
 """

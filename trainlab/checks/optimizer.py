@@ -1,4 +1,4 @@
-"""Do the optimizer's settings fit each other and the gradient? Named by conf/preflight/."""
+"""Do the optimizer's settings fit each other and the gradient? Named by conf/check/."""
 
 import math
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainlab.checks import PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import images, no_dropout
-from trainlab.optim.schedule import ends_early, sampled
+from trainlab.optim.lr_curve import ends_early, sampled
 from trainlab.training.modules import is_matrix, matrices
 from trainlab.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""Can the outputs be logits? Named by conf/preflight/. B batch, K classes."""
+"""Can the outputs be logits? Named by conf/check/. B batch, K classes."""
 
 import math
 from functools import partial

@@ -1,4 +1,4 @@
-"""Can 20 training images be learned by heart? Named by conf/preflight/. B batch, K classes."""
+"""Can 20 training images be learned by heart? Named by conf/check/. B batch, K classes."""
 
 import math
 from dataclasses import dataclass

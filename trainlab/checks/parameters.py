@@ -1,4 +1,4 @@
-"""Can every trainable tensor learn? Named by conf/preflight/."""
+"""Can every trainable tensor learn? Named by conf/check/."""
 
 from collections import Counter
 from functools import partial

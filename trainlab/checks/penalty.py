@@ -1,4 +1,4 @@
-"""Does the loss rise by exactly the penalty? Named by conf/preflight/."""
+"""Does the loss rise by exactly the penalty? Named by conf/check/."""
 
 from dataclasses import asdict
 from functools import partial

@@ -1,5 +1,5 @@
 """Does the signal keep its size through the layers, forwards and backwards? Named by
-conf/preflight/. B batch, U units, L activation calls."""
+conf/check/. B batch, U units, L activation calls."""
 
 import math
 from functools import partial

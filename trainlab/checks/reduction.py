@@ -1,4 +1,4 @@
-"""Is the loss a mean over the batch? Named by conf/preflight/. B batch."""
+"""Is the loss a mean over the batch? Named by conf/check/. B batch."""
 
 from functools import partial
 

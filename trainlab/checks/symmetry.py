@@ -1,4 +1,4 @@
-"""Do the hidden units differ? Named by conf/preflight/. B batch, U units, L activation calls."""
+"""Do the hidden units differ? Named by conf/check/. B batch, U units, L activation calls."""
 
 import math
 from functools import partial

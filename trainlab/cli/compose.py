@@ -83,7 +83,10 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
 @contextmanager
 def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     """Hydra with our words, the spine and the user's own; what was there before comes back."""
-    ConfigStore.instance().store("own_keys", keys.defaults())
+    store, own = ConfigStore.instance(), Path(config_dir) if config_dir else None
+    store.store("own_keys", keys.defaults())
+    for name, checks in words.check_lists(own).items():
+        store.store(name, checks)
     version.setbase("1.3")
     search = create_config_search_path(str(words.conf()))
     if config_dir is not None:

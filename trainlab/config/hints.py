@@ -87,7 +87,9 @@ def unknown_key(
         other for other in known.get(group, ()) if key in words.file_values(group, other, more)
     ]
     names = [*(leaf for leaf in leaves if "._" not in leaf), *([] if section else known)]
-    if inside:
+    if group in words.PARTS:
+        says = f"no setting: {words.PARTS[group]}"
+    elif inside:
         says = f"has keys of its own; set {' or '.join(inside)}"
     elif word and owners:
         says = f"{group}={word} has no {rest} ({', '.join(owners)}: yes); "
@@ -142,6 +144,9 @@ def help_text(commands: Iterable[tuple[str, str]]) -> str:
         on = words.as_list(words.default_words().get(group))
         texts = [f"[{word}]" if word in on else word for word in options]
         lines.append(f"  {group:<13} {' '.join(texts)}")
+    checks = [f"[{w}]" if part.get("quick") else w for w, part in words.parts("check").items()]
+    lines += ["", "Checks of preflight=full, in brackets those of preflight=quick:"]
+    lines += [f"  {' '.join(checks)}"]
     lines += ["", "Keys (key=value, the default after =; the keys of a word stand in its file):"]
     for key, rule in keys.OWN_KEYS.items():
         setting = f"{key}={keys.as_typed(rule.default)}"

@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from trainlab.config import keys
+from trainlab.errors import ConfigError, as_typed
 
+# groups whose words are all in use, so that none is chosen
+PARTS = {
+    "check": "preflight=full runs every check, preflight=quick the fast ones",
+    "rule": "the doctor asks every rule",
+}
+# what the file of a part says beside its node: its place in the order; of a check whether
+# preflight=quick runs it and trainlab.check does, also with a step of one's own; its findings and
+# what each of them explains (doctor/causes.py)
+BESIDE = {"place": (0, float, int), "quick": (False, bool), "own_model": (False, bool),
+          "own_step": (False, bool), "explains": ({}, dict)}  # fmt: skip
+LAST = 1e6  # the place of a part that names none: after ours
 INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
 
 
@@ -17,13 +29,67 @@ def conf() -> Path:
 
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
-    """Group -> its words, with those of a folder of the user's own."""
+    """Group -> its words, with those of a folder of the user's own; without PARTS."""
     roots = [conf(), more] if more else [conf()]
     paths = {(path.parent.name, path.stem) for root in roots for path in root.glob("*/*.yaml")}
     found: dict[str, list[str]] = {}
     for group, word in sorted(paths):
-        found.setdefault(group, []).append(word)
+        if group not in PARTS:
+            found.setdefault(group, []).append(word)
     return found
+
+
+def parts(group: str, more: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Word -> what its file says, in the order of their places, of a group of PARTS; with those of
+    a folder of the user's own. Raises ConfigError for a file that is not of this form."""
+    found = dict(_packaged(group))
+    for path in more.glob(f"{group}/*.yaml") if more else ():
+        found[path.stem] = _own_part(path)
+    return dict(sorted(found.items(), key=lambda item: (item[1].get("place", LAST), item[0])))
+
+
+@cache
+def _packaged(group: str) -> dict[str, dict[str, Any]]:
+    import yaml
+
+    # read at every start, so by libyaml: PyYAML alone takes 10 times as long (61 ms, not 6)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    files = conf().glob(f"{group}/*.yaml")
+    return {path.stem: loader(path.read_text()).get_single_data() for path in files}
+
+
+def _own_part(path: Path) -> dict[str, Any]:
+    """A part of the user's own."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        body = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OSError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(body, dict) or "_target_" not in body:
+        raise ConfigError(f"{where}: has no _target_; name the function it stands for")
+    for key, (usual, *kinds) in BESIDE.items():
+        if key in body and type(body[key]) not in kinds:
+            allowed = "such as " + as_typed(usual)
+            raise ConfigError(f"{where}: {key} = {as_typed(body[key])}: must be {allowed}")
+    return body
+
+
+def node(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What the door builds of a part."""
+    return {key: value for key, value in part.items() if key not in BESIDE}
+
+
+def check_lists(more: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> the `checks` of a word of preflight, as its file names them: /all_checks@checks."""
+    found = parts("check", more)
+    quick = {word: node(part) for word, part in found.items() if part.get("quick")}
+    return {
+        "all_checks": {word: node(part) for word, part in found.items()},
+        "quick_checks": quick,
+    }
 
 
 @cache
@@ -50,6 +116,9 @@ def file_values(group: str, word: str, more: Path | None = None) -> dict[str, An
         if line.startswith("# @package"):
             package = line.split()[-1].removeprefix("_global_")
     body = OmegaConf.to_container(OmegaConf.load(path))
+    for line in body.pop("defaults", []) if group == "preflight" else []:
+        name, _, key = line.lstrip("/").partition("@")
+        body[key] = check_lists(more).get(name, {})
     return keys.flat(body, f"{package}." if package else "")
 
 

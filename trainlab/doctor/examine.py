@@ -1,48 +1,31 @@
-"""The doctor: every rule over the rows of a run. Needs neither torch nor the run's config."""
+"""The doctor: every rule of conf/rule/ over the rows of a run. Needs neither torch nor the run's
+config."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trainlab.config import words
+from trainlab.config.build import Door
 from trainlab.doctor.causes import ranked
 from trainlab.doctor.finding import ERROR, INFO, PREFLIGHT, WARNING, Finding
 from trainlab.doctor.history import History
-from trainlab.doctor.rules import constraints, curves, fit, layers, modes
 from trainlab.observe import metrics_log
 from trainlab.storage import atomic
 
 SEVERITY = {"FAIL": ERROR, "WARN": WARNING}  # of a verdict
-# among findings of one severity the first is shown first
-RULES = (
-    modes.wrong_mode,
-    modes.dropout_high,
-    constraints.not_updated,
-    constraints.constant_weights,
-    constraints.decay_dominates,
-    layers.dead_units,
-    layers.vanishing_signal,
-    layers.exploding_signal,
-    curves.lr_too_high,
-    curves.lr_too_low,
-    layers.saturation,
-    layers.vanishing_gradient,
-    layers.exploding_gradient,
-    layers.nonfinite,
-    curves.not_learning,
-    layers.dead_signal,
-    constraints.schedule_ends_early,
-    curves.labels_random,
-    modes.stale_statistics,
-    curves.split_shift,
-    fit.metric_apart,
-    curves.overfitting,
-    fit.by_heart,
-    fit.undertrained,
-    curves.loss_spike,
-    constraints.clipping,
-)
+RULES = "trainlab.doctor.rules"  # the package that conf/rule/ names functions of
+
+
+@cache
+def rules() -> list[Callable[[History], list[Finding]]]:
+    """Those of conf/rule/, in their order: among findings of one severity the first is shown
+    first."""
+    door = Door([RULES])
+    return [door(words.node(part)) for part in words.parts("rule").values()]
 
 
 class Doctor:
@@ -65,7 +48,7 @@ class Doctor:
     def findings(self) -> list[Finding]:
         """Causes first, then worst first."""
         found: dict[str, Finding] = {}  # of rules of one name the first that found something
-        for rule in RULES:
+        for rule in rules():
             own = rule(self.history)
             found |= {f"{f.id} {f.layer}": f for f in own if f"{f.id} {f.layer}" not in found}
         return ranked(list(found.values()))

@@ -15,7 +15,7 @@ from trainlab.doctor.finding import card, shown
 from trainlab.doctor.modes import both_modes
 from trainlab.errors import NonFiniteError
 from trainlab.observe.capture import eager, unmoved
-from trainlab.optim.schedule import sampled
+from trainlab.optim.lr_curve import sampled
 from trainlab.training.trainer import Watch, due, evaluating
 
 

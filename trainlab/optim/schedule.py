@@ -10,31 +10,9 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from trainlab.errors import ConfigError
-
-if TYPE_CHECKING:  # the doctor's rules take `ends_early` from here, and read rows without torch
-    from trainlab.training.trainer import FollowsHistory
-
-PLACES = 200  # of the training, at which a curve of factors is sampled
-LOW, EARLY = 0.01, 0.2  # of the peak; of the training
-
-
-def sampled(schedule: Callable[[int, int], float], steps: int) -> list[float]:
-    """The factors at PLACES steps of the training, or a few more, evenly apart."""
-    return [schedule(step, steps) for step in range(0, steps, max(steps // PLACES, 1))]
-
-
-def ends_early(curve: Sequence[float]) -> float | None:
-    """The share of the training after which lr stays below LOW of its peak, where that is EARLY or
-    less, as when factors meant for epochs are counted in steps; else None, as of few places."""
-    top = max(curve, default=0.0)
-    if len(curve) < 20 or not top > 0:
-        return None
-    last = max(place for place, factor in enumerate(curve) if factor > LOW * top)
-    share = (last + 1) / len(curve)
-    return share if share <= EARLY else None
+from trainlab.training.trainer import FollowsHistory
 
 
 def warmed(body: Callable[..., float]) -> Callable[..., float]:
@@ -194,15 +172,13 @@ def plateau(
     threshold: float = 1e-4,
     cooldown: int = 0,
     final: float = 0.0,
-) -> "FollowsHistory":
+) -> FollowsHistory:
     """Multiplied by `factor`, down to `final`, whenever the monitored figure has not improved for
     more than `patience` evaluations; torch's ReduceLROnPlateau with threshold_mode="abs".
 
     An improvement is one of more than `threshold`; for `cooldown` evaluations after a drop nothing
     is counted.
     """
-    from trainlab.training.trainer import FollowsHistory
-
     keys = {"factor": factor, "patience": patience, "threshold": threshold}
     keys |= {"cooldown": cooldown, "final": final}
     return FollowsHistory(functools.partial(_plateau, warmup=warmup, **keys))

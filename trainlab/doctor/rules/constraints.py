@@ -1,11 +1,11 @@
 """Rules on what holds the weights back: clipping, decay, schedule, weights that stand still or are
-all alike."""
+all alike. Named by conf/rule/."""
 
 from math import isfinite
 
 from trainlab.doctor.finding import ERROR, WARNING, Finding
 from trainlab.doctor.history import AT_CHANCE, History
-from trainlab.optim.schedule import ends_early
+from trainlab.optim.lr_curve import ends_early
 
 CLIPPED = 0.5  # of the steps; above it the limit is the lr (Godbole et al. 2023, Tuning Playbook)
 GONE = 0.3  # of the weights' norm

@@ -1,4 +1,4 @@
-"""Rules on the curves: whether it learns, too fast, too slowly, too much."""
+"""Rules on the curves: whether it learns, too fast, too slowly, too much. Named by conf/rule/."""
 
 from math import inf, isfinite
 

@@ -1,4 +1,4 @@
-"""Rules on the end of a training, and on what its curves say together."""
+"""Rules on the end of a training, and on what its curves say together. Named by conf/rule/."""
 
 from math import inf
 

@@ -1,4 +1,5 @@
-"""Rules on what flows through the layers: activations forward, gradients backward."""
+"""Rules on what flows through the layers: activations forward, gradients backward. Named by
+conf/rule/."""
 
 from math import inf, isfinite, log10
 

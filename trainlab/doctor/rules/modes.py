@@ -1,4 +1,5 @@
-"""Rules on what training mode and evaluation mode make of the same batch (doctor/modes.py)."""
+"""Rules on what training and evaluation mode make of the same batch (doctor/modes.py). Named by
+conf/rule/."""
 
 from math import inf
 
