@@ -158,7 +158,7 @@ def thresholds() -> dict[str, Any]:
     """Every number that a rule or a check compares with: the constants at the top of the files of
     trainlab/doctor and trainlab/checks, and the digest of them all."""
     found = {}
-    for path in sorted(PACKAGE.glob("doctor/*.py")) + sorted(PACKAGE.glob("checks/*.py")):
+    for path in sorted(PACKAGE.glob("doctor/**/*.py")) + sorted(PACKAGE.glob("checks/*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()").isupper():
                 value = ast.unparse(node.value)
