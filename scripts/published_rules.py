@@ -28,7 +28,8 @@ from published_tools import AutoTrainer, DeepDiagnosis, TheDeepChecker
 from torch import Tensor
 
 from trainlab.observe.capture import StepRecord, capture, eager, unmoved
-from trainlab.training.trainer import Trainer, evaluating, n_correct
+from trainlab.training.metrics import n_correct
+from trainlab.training.trainer import Trainer, evaluating
 
 
 class Published:

@@ -10,7 +10,8 @@ from published_symptoms import Epoch, Rules
 from torch import Tensor
 
 from trainlab.observe.capture import StepRecord
-from trainlab.training.trainer import Trainer, classes_of
+from trainlab.training.metrics import classes_of
+from trainlab.training.trainer import Trainer
 
 
 class AutoTrainer(Rules):

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from trainlab.training.metrics import accuracy
 from trainlab.training.trainer import Every, Trainer, Watch
 
 
@@ -24,7 +25,8 @@ def trainer_of(lr=0.1, steps=12, norm=False, optimizer=torch.optim.Adam, **kwarg
     torch.manual_seed(0)
     layers = [nn.Linear(3, 8), nn.BatchNorm1d(8)] if norm else [nn.Linear(3, 8)]
     model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(8, 2))
-    kwargs = {"validation": batches_of(seed=1)} | kwargs
+    counted = {"metrics": [accuracy(name="accuracy", direction="up")]}
+    kwargs = {"validation": batches_of(seed=1)} | counted | kwargs
     return Trainer(
         model,
         nn.functional.cross_entropy,

@@ -23,7 +23,16 @@ from trainlab.config import keys, words
 from trainlab.storage import run_folder
 
 RUNS = Path("runs")
-UNNAMED = {"seed", "resume", "resume_allow", "trust", "quiet", "data.root", "data.download"}
+UNNAMED = {
+    "seed",
+    "metric",
+    "resume",
+    "resume_allow",
+    "trust",
+    "quiet",
+    "data.root",
+    "data.download",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,6 +149,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
             directory = directory.resolve()
         picked = OmegaConf.to_container(hydra.runtime.choices)
         picked["probe"] = [word for word in cfg.probe if word != "every"]
+        picked["metric"] = list(cfg.metric)
         OmegaConf.resolve(cfg)
         door = Door(cfg.trust)
         gc.disable()  # torch brings a million lasting objects: 15 % of a start to walk them

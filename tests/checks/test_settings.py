@@ -222,7 +222,7 @@ def test_metric(monkeypatch, fresh_of):
     assert metric(fresh("init=zeros")).status == PASS  # all outputs tie
     assert metric(fresh("norm=batch", "accumulate=4")).status == PASS
     monkeypatch.setattr(
-        "trainlab.training.trainer.n_correct", lambda z, y: (z.argmax(0)[y] == y).sum(-1)
+        "trainlab.training.metrics.n_correct", lambda z, y: (z.argmax(0)[y] == y).sum(-1)
     )
     verdict = metric(fresh())
     assert (verdict.status, verdict.cause) == (FAIL, "metric.inconsistent")

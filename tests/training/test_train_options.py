@@ -11,7 +11,8 @@ from trainlab.errors import ConfigError
 from trainlab.experiment import regularisation
 from trainlab.storage import checkpoint, restore
 from trainlab.training import randomness
-from trainlab.training.trainer import Extras, n_correct
+from trainlab.training.metrics import n_correct
+from trainlab.training.trainer import Extras
 
 
 @pytest.mark.parametrize("parts", [2, 3, 50])

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
 from trainlab.checks.tools import no_classes, no_dropout
-from trainlab.training.trainer import classes_of, evaluating
+from trainlab.training.metrics import classes_of
+from trainlab.training.trainer import evaluating
 
 
 def metric(fresh: Fresh) -> Verdict:
@@ -24,7 +25,10 @@ def metric(fresh: Fresh) -> Verdict:
         trainer.step(x, y)
     if not trainer.record:
         return verdict(SKIPPED, "the step that was passed counts nothing")
-    least, most, told = *_right(z, y), int(trainer.record[-1][1])
+    names = [m.facts.name for m in trainer.followed]
+    if "accuracy" not in names:
+        return verdict(SKIPPED, f"metric = {', '.join(names)}: accuracy is not among them")
+    least, most, told = *_right(z, y), int(trainer.record[-1][1 + names.index("accuracy")])
     saw = f"{told} of {len(y)} right in a batch, counted here {_shown(least, most)}"
     batches = trainer.validation
     if least <= told <= most and batches is not None:

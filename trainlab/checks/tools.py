@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from trainlab.data.batches import Batches
 from trainlab.data.splits import Split
+from trainlab.training.metrics import classes_of
 from trainlab.training.modules import DROPOUTS, is_matrix
-from trainlab.training.trainer import Trainer, classes_of
+from trainlab.training.trainer import Trainer
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -18,6 +18,7 @@ from trainlab.config import keys
 from trainlab.errors import ConfigError, as_typed
 from trainlab.storage import run_folder
 from trainlab.sweeps.execute.partition import OF_NO_RUN, within
+from trainlab.training.metrics import facts_of
 
 WIDE = 4  # runs, up to which each has a column; more have a row each
 MISSING = ""
@@ -96,7 +97,8 @@ def outcome(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         return told
     seen = _read(path, json.loads)
     for split, figures in seen["results"].items():
-        told |= {f"{split} {name}": round(value, 4) for name, value in figures.items()}
+        for name, own in seen["metrics"].items():
+            told[f"{split} {name}"] = round(figures[name], own["digits"])
     told |= {key: seen[key] for key in ("best_step", "steps", "parameters")}
     told["seconds"] = round(seen["seconds"], 1)
     told["ms a step"] = round(1e3 * seen["seconds"] / max(seen["steps"], 1), 3)
@@ -147,10 +149,11 @@ def best(
         first = comparison.settings(list(results.values()), sweep.get("nuisance", ()))[0]
         folders = {run["folder"] for run in first.runs.values()}
         return {place for place, run in enumerate(runs) if run.name in folders}
-    monitor = config(runs[0]).get("monitor", "val/loss")
-    name, sign = monitor.replace("/", " "), -1 if monitor.endswith("accuracy") else 1
+    first = config(runs[0])
+    monitored = facts_of(first)[first["monitor"].removeprefix("val/")]
+    name = first["monitor"].replace("/", " ")
     finished = [place for place, told in enumerate(outcomes) if name in told]
-    return {min(finished, key=lambda place: sign * outcomes[place][name], default=None)}
+    return {min(finished, key=lambda p: monitored.cost(outcomes[p][name]), default=None)}
 
 
 def show(runs: Sequence[Path], named: bool) -> None:

@@ -5,9 +5,10 @@ Everything wrong ends here, as a ConfigError, before a folder is made or torch i
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainlab.config import keys, words
 from trainlab.config.build import Door
 from trainlab.errors import ConfigError
+from trainlab.training.metrics import Facts, facts_of
 
 PATHS = "data.root", "resume", "hydra.run.dir", "hydra.sweep.dir"  # quoted for the user
 HYDRAS = "hydra.", "hydra/"
@@ -110,6 +112,7 @@ def check(
         from trainlab.sweeps.search.axes import expanded
 
         args = expanded(args, multirun, own)
+    args = with_monitored(args, known["metric"])
     parser = OverridesParser.create(hydra.config_loader)
     overrides = [parse(arg, parser, known, multirun) for arg in args]
     names = [o.key_or_group for o in overrides]
@@ -131,6 +134,15 @@ def check(
     return Request(
         overrides, first, *compose_and_check(hydra, first, names, own), hydra, others, place
     )
+
+
+def with_monitored(args: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """The same with the metric that `monitor=val/WORD` names, where `metric` is not typed."""
+    typed = dict(arg.partition("=")[::2] for arg in args)
+    name, usual = typed.get("monitor", "").rpartition("/")[2], words.default_words()["metric"]
+    if "metric" in typed or name in usual or name not in metrics:
+        return list(args)
+    return [*args, f"metric=[{','.join([*usual, name])}]"]
 
 
 def compose_and_check(hydra: Hydra, lines: list[str], names: list[str], own: Path | None) -> tuple:
@@ -251,7 +263,27 @@ def check_composed(
             raise _hints().unknown_key(key, value, keys.OWN_KEYS, None, own)
         keys.check(key, value)
     Door(plain["trust"]).inspect(plain, "")
+    _ranked(plain["monitor"], facts_of(plain), known["metric"])
     if plain["pause_at"] and choices["task"] not in ("train", "evaluate"):
         raise ConfigError(f"pause_at = {plain['pause_at']}: only task=train pauses; drop it")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")
+
+
+def _ranked(monitor: str, facts: Mapping[str, Facts], metrics: Sequence[str]) -> None:
+    """Refuse a `monitor` that ranks nothing."""
+    name = monitor.removeprefix("val/")
+    ranked = [own.name for own in facts.values() if own.direction]
+    if name in ranked:
+        return
+    listed = [word for word in facts if word != "loss"]
+    if name in facts:
+        text = (
+            f"{name} has no direction, so no weights are best in it; use monitor=val/{ranked[-1]}"
+        )
+    elif name in metrics:
+        text = f"not among the metrics; add metric=[{','.join([*listed, name])}]"
+    else:
+        near = difflib.get_close_matches(name, ["loss", *metrics], 1)
+        text = f"no such metric; use monitor=val/{near[0] if near else 'loss'}"
+    raise ConfigError(f"monitor = {monitor}: {text}")

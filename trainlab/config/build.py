@@ -16,7 +16,7 @@ from typing import Any
 
 from trainlab.errors import ConfigError
 
-ROOMS = "nn optim data probes checks faults experiment"
+ROOMS = "nn optim data probes checks faults experiment training.metrics"
 OURS = tuple(f"trainlab.{room}" for room in ROOMS.split())
 ALLOWED = ("torch.nn", "torch.optim", "torchvision.models", *OURS)
 # where the C functions live that torch.nn.functional shows: gelu, conv2d, ...

@@ -23,7 +23,8 @@ NAMED = {"form": ".+", "says": "a name or a number", "each": True, "null": True}
 PACKAGE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 BATCH = {"form": r"full|[1-9]\d{0,8}", "says": "full or a whole number >= 1"}
 PRECISIONS, STATISTICS = ("fp32", "tf32", "bf16", "fp16"), ("ema", "full_pass")
-SEEDS, MONITORS = 2**32 - 1, ("val/loss", "val/accuracy")
+SEEDS = 2**32 - 1
+MONITOR = {"form": r"val/[A-Za-z]\w*", "says": "val/loss, or val/ and a word of metric"}
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -89,7 +90,7 @@ OWN_KEYS = {
     "pause_at": Key(float, None, "pauses at this share of its steps", gt=0, lt=1, null=True),
     "batch_size": Key(str, 32, "samples a step", "samples", **BATCH),
     "accumulate": Key(int, 1, "parts of a batch; batch norm sees parts", ge=1, le=2**20),
-    "monitor": Key(str, "val/loss", "what the best weights are best in", choices=MONITORS),
+    "monitor": Key(str, "val/loss", "what the best weights are best in", **MONITOR),
     "penalty.l1": Key(float, 0.0, "adds l1 * |weights| to the loss; with l2 the elastic net", ge=0),
     "penalty.l2": Key(float, 0.0, "adds l2/2 * |weights|^2; equals SGD's weight_decay", ge=0),
     "clip.norm": Key(float, None, "largest joint L2 norm of the gradients", gt=0, null=True),
@@ -109,7 +110,7 @@ OWN_KEYS = {
     "compile": Key(bool, False, "torch.compile: seconds once, then faster steps"),
     "channels_last": Key(bool, False, "memory layout of images, faster for convolutions"),
     "log.smooth": Key(float, 0.98, "beta of the smoothed training loss; 0: none", ge=0, lt=1),
-    "log.every": Key(str, 50, "how often training loss and accuracy are written", **CADENCE),
+    "log.every": Key(str, 50, "how often training loss and metrics are written", **CADENCE),
     # it decides which weights are the best
     "evaluate.every": Key(str, "1ep", "how often the validation split is judged", **CADENCE),
     "evaluate.statistics": Key(str, "ema", "batch norm: running, of train", choices=STATISTICS),
@@ -188,7 +189,6 @@ RANGES = {
     Key(float, gt=0, null=True): "data.max_value",
     Key(int, ge=1, le=1000, null=True): "model.depth",
     Key(int, ge=1, null=True): "data.val_size model.budget preprocess.components",
-    Key(str, null=True): "data.root model.weights",
     Key(str, choices=("layer", "channel")): "activation.per",
     Key(str, choices=("none", "tanh")): "activation.approximate",
     Key(str, choices=("same", "zero", "gaussian")): "init.head",
@@ -196,6 +196,9 @@ RANGES = {
     Key(str, choices=("fan_in", "fan_out")): "init.weight.mode",
     Key(str, choices=("linear",)): "init.weight.nonlinearity",
     Key(str, choices=("before", "after")): "norm.place",
+    Key(str, choices=("up", "down"), null=True): "metric.direction",
+    Key(str, null=True): "metric.unit data.root model.weights",
+    Key(int, ge=0, le=12): "metric.digits",
     Key(str, choices=("edge", "zero")): "augment.shift.fill",
     Key(str, choices=("rectangle", "funnel", "inverted")): "model.shape", Key(str): "model.name",
     Key(str, choices=("strong_wolfe",), null=True): "optim.line_search_fn",
@@ -241,6 +244,8 @@ def declared(name: str) -> Key | None:
     last = name.rpartition(".")[2]
     if last in ("_target_", "_partial_"):
         return Key(bool) if last == "_partial_" else Key(str, says="a dotted path")
+    if name.startswith("metric."):  # metric.accuracy.digits: the same for every word
+        name = f"metric.{last}"
     return KEYS.get(name)
 
 

@@ -19,7 +19,7 @@ PARTS = {
 BESIDE = {"place": (0, float, int), "quick": (False, bool), "own_model": (False, bool),
           "own_step": (False, bool), "explains": ({}, dict)}  # fmt: skip
 LAST = 1e6  # the place of a part that names none: after ours
-INNER = "preflight", "probe"  # groups whose bodies are lists of parts, not settings
+INNER = "preflight", "probe", "metric"  # groups whose bodies are lists of parts, not settings
 
 
 def conf() -> Path:

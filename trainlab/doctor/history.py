@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 Series = list[tuple[int, float]]
 
-LEARNED = 0.98  # accuracy above which nothing is left to learn
+LEARNED = 0.98  # share right above which nothing is left to learn
 AT_CHANCE = 0.95  # of the loss of the best constant answer
-BETTER = 0.05  # accuracy above that answer's that shows that something was learned
+BETTER = 0.05  # share right above that answer's that shows that something was learned
 
 
 class Episode(NamedTuple):
@@ -68,6 +68,12 @@ class History:
         return next((v for at, v in reversed(self.of(tag)) if at <= step), nan)
 
     @property
+    def measure(self) -> str:
+        """The metric of which a row says what the best constant answer has; accuracy by default."""
+        known = [tag.removeprefix("chance/") for tag in self.series if tag.startswith("chance/")]
+        return next((name for name in known if name != "loss"), "accuracy")
+
+    @property
     def chance(self) -> float:
         """Loss of the best constant answer; inf where no row says it."""
         return self.first("chance/loss") or inf
@@ -79,14 +85,17 @@ class History:
         return told if told is not None else (self.first("train/loss") or inf)
 
     def at_chance(self, step: int) -> bool:
-        """Whether the training accuracy at this step is that of the best constant answer, or
+        """Whether the training metric at this step is that of the best constant answer, or
         below it; False where no row says what that is."""
-        chance, accuracy = self.first("chance/accuracy"), self.near("train/accuracy", step)
+        chance, accuracy = (
+            self.first(f"chance/{self.measure}"),
+            self.near(f"train/{self.measure}", step),
+        )
         return None not in (chance, accuracy) and accuracy < chance + BETTER
 
     def unlearned(self, step: int, splits: Sequence[str] = ("train", "val")) -> bool:
         """Whether something was left to learn at this step. True where no row says."""
-        seen = (self.near(f"{split}/accuracy", step) for split in splits)
+        seen = (self.near(f"{split}/{self.measure}", step) for split in splits)
         return all(accuracy < LEARNED for accuracy in seen if accuracy is not None)
 
     def warmup_ratio(self) -> float:

@@ -16,6 +16,7 @@ from trainlab.doctor.modes import both_modes
 from trainlab.errors import NonFiniteError
 from trainlab.observe.capture import eager, unmoved
 from trainlab.optim.lr_curve import sampled
+from trainlab.training.metrics import validated
 from trainlab.training.trainer import Watch, due, evaluating
 
 
@@ -32,7 +33,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
             # not so in a stack, which counts for all its runs
-            here = trainer.step_count == step and "val/loss" in values
+            here = trainer.step_count == step and validated(values)
             found = dead_units(bench, trainer) if here else {}
             seen = {f"activation_dead/{layer}": share for layer, share in found.items()}
             seen |= both_modes(trainer, *first) if here and counted(trainer) else {}
@@ -84,7 +85,8 @@ def counted(trainer: Any) -> bool:
 
 @torch.no_grad()
 def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
-    """Loss and accuracy of the best constant answer, and the loss of a batch before the first step.
+    """Loss and metric of the best constant answer, and the loss of a batch before the first step.
+    The metric is the first of which more is better.
 
     The best of three constant logits: the logarithm of the classes' shares (right for cross
     entropy), the shares (for squared error), and 0 (for a hinge).
@@ -93,13 +95,18 @@ def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
     shares = torch.bincount(y, minlength=len(bench.splits.classes)) / len(y)
     answers = (shares.clamp_min(1e-6).log(), shares, torch.zeros_like(shares))
     losses = [trainer.criterion(a.expand(len(y), -1), y) for a in answers]
+    better = [metric for metric in trainer.followed if metric.facts.direction == "up"]
+    chance = {
+        f"chance/{m.facts.name}": float(m.figure(m.state(shares.expand(len(y), -1), y), len(y)))
+        for m in better[:1]
+    }
     x, y = trainer.validation(0)
     with unmoved(trainer.model), evaluating(trainer.model):
         start = trainer.criterion(eager(trainer.model)(x), y)
     return {
         "chance/loss": float(torch.stack(losses).min()),
-        "chance/accuracy": float(shares.max()),
         "start/loss": float(start),
+        **chance,
     }
 
 

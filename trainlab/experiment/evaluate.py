@@ -52,7 +52,7 @@ def evaluate(
     trainer.model.load_state_dict(_weights(saved))
     results = bench.scores(trainer)
     best = saved.facts["best_step"]
-    Show(quiet=cfg.quiet).closing(results, best, [], directory)
+    Show(quiet=cfg.quiet).closing(results, trainer.facts, best, [], directory)
     return {"results": results, "best_step": best, "directory": str(directory)}
 
 

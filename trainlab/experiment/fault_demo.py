@@ -2,21 +2,20 @@
 conf/task/."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainlab.config import words
+from trainlab.config import keys, words
 from trainlab.doctor.examine import examine
 from trainlab.doctor.finding import INFO
 from trainlab.errors import ConfigError, NonFiniteError
 from trainlab.experiment.phases import train
 from trainlab.observe import metrics_log
 from trainlab.observe.console import Show, table_of
-
-SHOWN = "train/loss", "train/accuracy", "val/loss", "val/accuracy"
+from trainlab.training.metrics import facts_of
 
 
 def teach(
@@ -46,7 +45,7 @@ def teach(
     plain = OmegaConf.merge(cfg, {"quiet": True, "resume": None})
     plain.fault = {}
     train(plain, twin, door, choices | {"fault": "none"})
-    compare(show, name, directory, twin)
+    compare(show, name, directory, twin, list(facts_of(keys.values(cfg))))
     if ended is not None:
         raise ended
     return summary
@@ -57,12 +56,13 @@ def named(word: str) -> str:
     return word.replace("_", ".", 1)
 
 
-def compare(show: Show, name: str, broken: Path, healthy: Path) -> None:
+def compare(show: Show, name: str, broken: Path, healthy: Path, measures: Sequence[str]) -> None:
     """Where both ended, what was found in both, and whether the fault is among it."""
-    last = [final(folder) for folder in (broken, healthy)]
+    tags = [f"{split}/{measure}" for split in ("train", "val") for measure in measures]
+    last = [final(folder, tags) for folder in (broken, healthy)]
     found = [[f for f in examine(folder) if f.severity != INFO] for folder in (broken, healthy)]
     table = table_of("at the last step", "broken", "healthy")
-    for tag in SHOWN:
+    for tag in tags:
         table.add_row(tag, *(f"{row.get(tag, float('nan')):.4g}" for row in last))
     table.add_row("found", *("\n".join(f.id for f in each[:3]) or "nothing" for each in found))
     show.console.print(table)
@@ -74,12 +74,12 @@ def compare(show: Show, name: str, broken: Path, healthy: Path) -> None:
     show.note(f"curves  tensorboard --logdir {broken}")
 
 
-def final(folder: Path) -> dict[str, float]:
-    """The last value of each tag."""
+def final(folder: Path, tags: Sequence[str]) -> dict[str, float]:
+    """The last value of each of these tags."""
     seen: dict[str, float] = {}
     if not (folder / "metrics.jsonl").exists():  # it never trained
         return seen
     for row in metrics_log.rows(folder / "metrics.jsonl"):
         if "step" in row and "histogram" not in row:
-            seen |= {tag: float(value) for tag, value in row.items() if tag in SHOWN}
+            seen |= {tag: float(value) for tag, value in row.items() if tag in tags}
     return seen

@@ -98,6 +98,7 @@ class Bench:
             schedule=self.door(cfg.schedule),
             accumulate=cfg.accumulate,
             validation=self.in_order(self.splits.val),
+            metrics=[self.door(node, name=name) for name, node in cfg.metric.items()],
             monitor=cfg.monitor,
             patience=cfg.early_stop.patience,
             smooth=cfg.log.smooth,
@@ -145,12 +146,12 @@ class Bench:
         return Every(*map(steps, ("log", "evaluate", "probe", "checkpoint")))
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
-        """Loss and accuracy of every split, in file order, preprocessed as the trainer has it."""
+        """Loss and metrics of every split, in file order, preprocessed as the trainer has it."""
         other = trainer.validation.preprocess
         used = {"train": trainer.batches.preprocess, "val": other, "test": other}
         splits = {n: Batches.in_order(getattr(self.splits, n), f, 512) for n, f in used.items()}
         seen = {name: trainer.evaluate(batches) for name, batches in splits.items()}
-        return {name: {key: float(v) for key, v in row.items()} for name, row in seen.items()}
+        return {name: {key: v.tolist() for key, v in row.items()} for name, row in seen.items()}
 
 
 def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
@@ -264,7 +265,7 @@ def phases(
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 
             watch = stack.enter_context(watching(bench, trainer, log, show, watch))
-        show.start(trainer.step_count, trainer.steps)
+        show.start(trainer.step_count, trainer.steps, trainer.facts)
         stack.callback(show.stop)
         yield Ready(trainer, bench.cadences(trainer.batches.per_epoch), watch, bench, keeper)
         show.stop()
@@ -276,7 +277,7 @@ def phases(
         summary |= keeper.totals() | {"config_digest": digest, "directory": str(directory)}
         atomic.write_json(directory / "summary.json", summary)
         status.write("finished")
-    show.closing(summary["results"], summary["best_step"], verdicts, directory)
+    show.closing(summary["results"], trainer.facts, summary["best_step"], verdicts, directory)
     return summary
 
 
@@ -315,11 +316,13 @@ def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
     if trainer.best:
         trainer.model.load_state_dict(trainer.best)
     results = bench.scores(trainer)
-    best = {f"best/{split}_{key}": v for split, row in results.items() for key, v in row.items()}
+    figures = [(split, name) for split in results for name in trainer.facts]
+    best = {f"best/{split}_{name}": results[split][name] for split, name in figures}
     log.scalars(trainer.step_count, best)
     log.sync()
     return {
         "results": results,
+        "metrics": {name: dataclasses.asdict(facts) for name, facts in trainer.facts.items()},
         "best_step": trainer.best_at(),
         "steps": trainer.step_count,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),

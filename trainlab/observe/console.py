@@ -7,7 +7,7 @@ interval.
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainlab.config.keys import as_typed
+from trainlab.training.metrics import LOSS, Facts, validated
 
-RIGHT = "parameters", "loss", "accuracy", "val loss", "val accuracy"  # numbers
 COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "SKIPPED": "dim"}
 
 
@@ -33,6 +33,7 @@ class Show:
             self.console = Console(quiet=quiet, highlight=False, width=120)
         self.bar: Progress | None = None
         self.values: dict[str, float] = {}
+        self.facts: Mapping[str, Facts] = {"loss": LOSS}
         self.pause, self.last_line = pause, 0.0
         self.lead = ""  # of many runs: what became of them
 
@@ -56,7 +57,9 @@ class Show:
             f"data    {splits.name}: {sizes} train / val / test, each {shape}, "
             f"{len(splits.classes)} classes, preprocess {preprocess}"
         )
-        table = table_of("layer", "kind", "shapes of its parameters", "parameters")
+        table = table_of(
+            "layer", "kind", "shapes of its parameters", "parameters", numbers=["parameters"]
+        )
         for name, module in model.named_modules():
             own = list(module.named_parameters(recurse=False))
             if own or not list(module.children()):
@@ -69,7 +72,9 @@ class Show:
 
     def groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """The optimizer's groups: what is trained at which lr and weight decay."""
-        table = table_of("parameter group", "parameters", "lr", "weight decay")
+        table = table_of(
+            "parameter group", "parameters", "lr", "weight decay", numbers=["parameters"]
+        )
         for group in groups:
             count = sum(p.numel() for p in group["params"])
             rates = (f"{group.get(key, 0):g}" for key in ("lr", "weight_decay"))
@@ -93,9 +98,10 @@ class Show:
                     f"  {verdict.name}: {verdict.advice}", style=COLOURS[verdict.status]
                 )
 
-    def start(self, at: int, steps: int) -> None:
-        """Begin the progress bar (a terminal) or the plain lines (a pipe)."""
-        self.at, self.steps, self.since, self.begun = at, steps, time.monotonic(), at
+    def start(self, at: int, steps: int, facts: Mapping[str, Facts]) -> None:
+        """Begin the progress bar (a terminal) or the plain lines (a pipe). facts: of the loss and
+        of the metrics that the rows hold."""
+        self.steps, self.since, self.begun, self.facts = steps, time.monotonic(), at, facts
         self.values = {}
         if self.console.is_terminal and not self.pause:
             columns = (
@@ -115,14 +121,15 @@ class Show:
         self.values |= values
         self.last = step
         if self.bar is not None:
-            loss, accuracy = (self._both(name) for name in ("loss", "accuracy"))
-            text = f"{self.lead}loss {loss} acc {accuracy} lr {self.values.get('optim/lr', 0):.2g}"
+            figures = " ".join(f"{name} {self._both(name)}" for name in self.facts)
+            text = f"{self.lead}{figures} lr {self.values.get('optim/lr', 0):.2g}"
             self.bar.update(self.task, completed=step, text=text)
         elif step == self.steps or (
-            "val/loss" in values and time.monotonic() >= self.last_line + self.pause
+            validated(values) and time.monotonic() >= self.last_line + self.pause
         ):
             self.last_line = time.monotonic()
-            tags = "train/loss", "train/accuracy", "val/loss", "val/accuracy", "optim/lr"
+            tags = [f"{split}/{name}" for split in ("train", "val") for name in self.facts]
+            tags.append("optim/lr")
             text = "  ".join(f"{t} {self.values[t]:.4g}" for t in tags if t in self.values)
             left = (time.monotonic() - self.since) / max(step - self.begun, 1) * (self.steps - step)
             line = f"step {step}/{self.steps}  {self.lead}{text}  {left:.0f} s left"
@@ -140,18 +147,19 @@ class Show:
 
     def closing(
         self,
-        results: Mapping[str, Mapping[str, float]],
+        results: Mapping[str, Mapping[str, Any]],
+        facts: Mapping[str, Facts],
         best_step: int,
         verdicts: Iterable[Any],
         directory: Path,
     ) -> None:
-        """The last table: loss and accuracy of each split with the best weights, what did not
+        """The last table: loss and metrics of each split with the best weights, what did not
         pass, where things are."""
-        table = table_of(f"best weights, step {best_step}", "loss", "accuracy")
+        table = table_of(f"best weights, step {best_step}", *facts, numbers=facts)
         for split, values in results.items():
-            table.add_row(split, f"{values['loss']:.4f}", f"{values['accuracy']:.4f}")
-        if "val/loss" in self.values:
-            last = (f"{self.values[f'val/{name}']:.4f}" for name in ("loss", "accuracy"))
+            table.add_row(split, *(own.text(values[name]) for name, own in facts.items()))
+        if validated(self.values):
+            last = (own.text(self.values[f"val/{name}"]) for name, own in facts.items())
             table.add_row(f"val at the last step, {self.last}", *last, style="dim")
         self.console.print(table)
         for verdict in verdicts:
@@ -184,11 +192,11 @@ class Show:
             print(text, flush=True)  # a console of rich's writes past another's live table
 
 
-def table_of(*columns: str) -> Table:
-    """An empty table of the house's looks."""
+def table_of(*columns: str, numbers: Collection[str] = ()) -> Table:
+    """An empty table of the house's looks; columns of `numbers` are justified to the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in RIGHT else "left")
+        table.add_column(column, justify="right" if column in numbers else "left")
     return table
 
 

@@ -15,8 +15,6 @@ from trainlab.observe.metrics_log import Events
 from trainlab.storage import atomic
 
 CARD, END = "_hparams_/experiment", "_hparams_/session_end_info"
-# scalars of a run's own file; the test split is left out, for it chooses nothing
-METRICS = "best/val_loss", "best/val_accuracy", "best/train_loss", "best/train_accuracy"
 DISCRETE = 10  # values, up to which the tab offers each by itself
 
 
@@ -35,7 +33,11 @@ def write(directory: Path, results: Sequence[Mapping[str, Any]]) -> None:
     for key, kind in kinds.items():
         values = {kind(r["values"][key]) for r in results if key in r["values"]}
         infos.append(_column(key, kind, sorted(values)))
-    metrics = [api_pb2.MetricInfo(name={"tag": tag}, display_name=tag) for tag in METRICS]
+    # scalars of a run's own file; the test split is left out, for it chooses nothing
+    measures = dict.fromkeys(name for r in results for name, own in r["metrics"].items()
+                             if own["direction"])  # fmt: skip
+    tags = [f"best/{split}_{name}" for split in ("val", "train") for name in measures]
+    metrics = [api_pb2.MetricInfo(name={"tag": tag}, display_name=tag) for tag in tags]
     card = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
     _add(directory, {CARD: {"experiment": card}})
 

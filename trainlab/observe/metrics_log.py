@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -27,14 +28,7 @@ from trainlab.storage import atomic
 Row = dict[str, Any]
 ENCODE = json.JSONEncoder(allow_nan=False, check_circular=False).encode  # dumps makes one a row
 WAIT = 2.0  # s that rows may wait: written together they cost a third of one by one
-
-
-# the panel of custom scalars that every run has; titles and patterns of tags
-HEALTH = {
-    "loss": "(train|val)/loss(_smooth)?$",
-    "accuracy": "(train|val)/accuracy$",
-    "learning rate": "optim/lr$",
-}
+LEARNING_RATE = {"learning rate": "optim/lr$"}  # a panel that every run has
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -167,6 +161,7 @@ class Events:
         self.file: IO[bytes] | None = None
         self.at, self.seconds = 0, 0.0  # step of the latest row, what its events took so far
         self.planned = False  # whether the layout is written
+        self.measures: dict[str, None] = {}  # loss, accuracy, ...: what has a panel
 
     def write(self, rows: Iterable[Row]) -> None:
         """The rows of one step become one event; a text or curve belongs to the row before it."""
@@ -175,8 +170,8 @@ class Events:
                 self._open()
             begun = time.monotonic()
             values = [value for row in together for value in self._values(row)]
-            if step > 0 and not self.planned:  # now the layers are known
-                self._record(summary={"value": [_layout(self.charts)]})
+            if step > 0 and not self.planned:  # now the metrics and the layers are known
+                self._record(summary={"value": [_layout(self.charts, self.measures)]})
                 self.planned = True
             self._record(step=step, summary={"value": values})
             self.seconds += time.monotonic() - begun
@@ -192,6 +187,9 @@ class Events:
         """The row, and what the charts make of it."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        if not self.planned:
+            tags = [tag.partition("/") for tag in row]
+            self.measures |= {name: None for split, _, name in tags if split in ("train", "val")}
         derived = self.charts.feed(row) if self.charts else ()
         return [*_values(row), *(Summary.Value(**value) for value in derived)]
 
@@ -267,11 +265,14 @@ def _card(tag: str, plugin: str, content: bytes) -> Any:
     )
 
 
-def _layout(charts: Any) -> Any:
-    """The panels of TensorBoard's custom scalars, the first one open."""
+def _layout(charts: Any, measures: Iterable[str]) -> Any:
+    """The panels of TensorBoard's custom scalars, the first one open. measures: loss, accuracy,
+    ...; the smoothed loss stands in the panel of the loss."""
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-    health = [{"title": name, "multiline": {"tag": [tag]}} for name, tag in HEALTH.items()]
+    names = [name for name in measures if not name.endswith("_smooth")]
+    panels = {name: f"(train|val)/{re.escape(name)}(_smooth)?$" for name in names} | LEARNING_RATE
+    health = [{"title": name, "multiline": {"tag": [tag]}} for name, tag in panels.items()]
     categories = [{"title": "Health", "chart": health}, *(charts.panels() if charts else ())]
     content = Layout(category=categories).SerializeToString()
     return _card("custom_scalars__config__", "custom_scalars", content)

@@ -71,7 +71,8 @@ class Stack:
             Optimizer([t.optimizer for t in trainers], [t.model for t in trainers], self.model),
             self.batches, first.steps,
             schedule=FollowsHistory(self.schedules) if follows else self.schedules,
-            accumulate=first.accumulate, monitor=first.monitor, patience=first.patience,
+            accumulate=first.accumulate, metrics=first.metrics, monitor=first.monitor,
+            patience=first.patience,
             smooth=first.smooth, extras=extras,
             validation=first.validation and Repeated(first.validation, self.ids),
         )  # fmt: skip

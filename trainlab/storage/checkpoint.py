@@ -22,7 +22,6 @@ from trainlab.training.trainer import Trainer
 
 FORMAT = 2
 KEPT = 2
-RECORD = "loss", "correct", "clipped"  # columns of Trainer.record
 NAME = re.compile(r"ckpt-(\d{8,})\.json")
 
 
@@ -139,7 +138,7 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
             for key, value in part.state_dict().items()
         }
     *columns, sizes = zip(*trainer.record, strict=True) if trainer.record else ((),)
-    for name, column in zip(RECORD, columns, strict=False):
+    for name, column in zip(record_columns(trainer), columns, strict=False):
         tensors[f"record.{name}"] = torch.stack(column)
     if trainer.best_value is not None:
         tensors |= {"best.value": trainer.best_value, "best.step": trainer.best_step}
@@ -149,6 +148,11 @@ def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     numbers = {"at": trainer.step_count, "best_at": best_at, "history": trainer.history}
     numbers |= {"record_sizes": list(sizes), "smoothed": trainer.smoothed is not None}
     return tensors, numbers | {"optimizer": optimizer}
+
+
+def record_columns(trainer: Trainer) -> list[str]:
+    """Names of the columns of `Trainer.record`, but for the last, the batch size."""
+    return ["loss", *(f"metric.{m.facts.name}" for m in trainer.followed), "clipped"]
 
 
 def order(trainer: Trainer) -> list[str]:

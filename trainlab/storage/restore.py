@@ -14,7 +14,14 @@ from torch import Tensor
 from trainlab.config import keys
 from trainlab.errors import CheckpointError, ConfigError
 from trainlab.storage import run_folder
-from trainlab.storage.checkpoint import RECORD, extras, manifest, manifests, order, remove_old
+from trainlab.storage.checkpoint import (
+    extras,
+    manifest,
+    manifests,
+    order,
+    record_columns,
+    remove_old,
+)
 from trainlab.training import randomness
 from trainlab.training.trainer import Progress, Trainer
 
@@ -181,7 +188,9 @@ def restore(
         best_step=tensors.get("best.step"),
     )
     if numbers["record_sizes"]:
-        columns = (tensors[f"record.{name}"].to(device).unbind() for name in RECORD)
+        columns = (
+            tensors[f"record.{name}"].to(device).unbind() for name in record_columns(trainer)
+        )
         progress.record = list(zip(*columns, numbers["record_sizes"], strict=True))
     trainer.take_up(progress)
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):

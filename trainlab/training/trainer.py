@@ -5,7 +5,7 @@ no weight. B batch, K classes, R runs; a stack puts R in front of every shape be
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.errors import NonFiniteError, lower_lr
+from trainlab.training.metrics import LOSS, Metric, classes_of
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ class Progress:
     """What a Trainer has seen of its training so far."""
 
     step_count: int = 0
-    # (losses, correct, clipped share, B) of each step since the last row
+    # (losses, counts of each followed metric, clipped share, B) of the steps since the last row
     record: list[tuple] = field(default_factory=list)
     history: list[tuple[int, Any]] = field(default_factory=list)  # (step, `monitor`)
     smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
     best: dict[str, Tensor] = field(default_factory=dict)  # weights where `monitor` was best
-    best_value: Tensor | None = None  # (), of `monitor`; accuracy is negated
+    best_value: Tensor | None = None  # (), of `monitor`, lower is better
     best_step: Tensor | None = None
 
 
@@ -129,16 +130,6 @@ def per_run(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (like.dim() - values.dim()))
 
 
-def classes_of(y: Tensor) -> Tensor:
-    """Class numbers (B,) of y, which may be shares of classes (B, K)."""
-    return y.argmax(-1) if y.is_floating_point() else y
-
-
-def n_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """How many of the batch are right, ()."""
-    return (logits.argmax(-1) == classes_of(y)).sum(-1)
-
-
 class Trainer:
     """One network, or R of them stacked on a leading axis, and all that changes while it trains.
 
@@ -158,6 +149,7 @@ class Trainer:
         schedule: Callable[[int, int], float] = lambda step, steps: 1.0,
         accumulate: int = 1,
         validation: Any = None,
+        metrics: Sequence[Metric] = (),
         monitor: str = "val/loss",
         patience: int | None = None,
         smooth: float = 0.0,
@@ -169,6 +161,10 @@ class Trainer:
         self.schedule = replace(schedule, trainer=self) if follows else schedule
         self.accumulate, self.validation, self.monitor = accumulate, validation, monitor
         self.patience, self.smooth = patience, smooth
+        self.metrics = tuple(metrics)
+        self.followed = [m for m in self.metrics if m.facts.direction]  # figures of the rows
+        self.facts = {"loss": LOSS} | {m.facts.name: m.facts for m in self.followed}
+        self.monitored = self.facts[monitor.removeprefix("val/")]
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.lrs = [group["lr"] for group in optimizer.param_groups]
         self.forward, self.penalty = extras.forward or model, extras.penalty
@@ -241,8 +237,9 @@ class Trainer:
             self.average.update(self)
         return total
 
-    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Leave the gradients of the objective in the parameters; objective, loss and hits, ()."""
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Leave the gradients of the objective in the parameters; objective, loss, (), and the
+        counts of each followed metric."""
         axis, found, parts = classes_of(y).dim() - 1, [], [(x, y)]
         if self.accumulate > 1:
             n = min(self.accumulate, y.shape[axis])
@@ -257,7 +254,8 @@ class Trainer:
                 self._ones = torch.ones_like(total)
             scaled = total if self.scaler is None else self.scaler.scale(total)
             scaled.backward(self._ones)
-            found.append((total, losses.detach(), n_correct(logits, y_)))
+            counts = [metric.state(logits, y_) for metric in self.followed]
+            found.append((total, losses.detach(), *counts))
         return found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True)))
 
     def _clip(self) -> Tensor:
@@ -299,20 +297,24 @@ class Trainer:
         waited = self.history[-self.patience :] if self.patience else []
         return self.step_count >= self.steps or (bool(waited) and self.best_at() < waited[0][0])
 
-    def recorded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Columns (n,) of `record`, one entry a step; the one place where the host waits.
+    def recorded(self) -> list[Tensor]:
+        """Columns (n, ...) of `record`, one entry a step; the one place where the host waits.
 
         Raises NonFiniteError, naming the step, when a loss among them is not finite.
         """
         if not self.record:
-            return (torch.zeros(0, dtype=torch.float64),) * 4
+            return [torch.zeros(0, dtype=torch.float64)] * (len(self.followed) + 3)
         *columns, sizes = zip(*self.record, strict=True)
-        host = torch.stack([torch.stack(column).double() for column in columns]).cpu()
+        stacked = [torch.stack(column).double() for column in columns]
+        flat = [column.reshape(len(sizes), -1) for column in stacked]
+        widths = [column.shape[1] for column in flat]
+        parts = zip(torch.cat(flat, 1).cpu().split(widths, 1), stacked, strict=True)
+        host = [part.reshape(column.shape) for part, column in parts]
         bad = ~host[0].reshape(len(sizes), -1).isfinite().all(1)
         if bad.any():
             at = int(bad.nonzero()[0])
             self.not_finite(self, self.step_count - len(sizes) + at + 1, "loss", host[0][at])
-        return *host, torch.tensor(sizes, dtype=torch.float64)
+        return [*host, torch.tensor(sizes, dtype=torch.float64)]
 
     def diverged(self, step: int, what: str) -> None:
         """Raises NonFiniteError, which says what to type."""
@@ -325,15 +327,14 @@ class Trainer:
         )
 
     def interval(self) -> dict[str, Tensor]:
-        """Mean loss and accuracy over the steps since the last call, smoothed loss, latest lr."""
-        losses, correct, clipped, sizes = self.recorded()
+        """Mean loss and metrics over the steps since the last call, smoothed loss, latest lr."""
+        losses, *counts, clipped, sizes = self.recorded()
         self.record.clear()
         lr = torch.as_tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
-        seen = {
-            "train/loss": (losses * (per_run(sizes, losses) / sizes.sum())).sum(0),
-            "train/accuracy": correct.sum(0) / sizes.sum(),
-            "optim/lr": lr.cpu(),
-        }
+        seen = {"train/loss": (losses * (per_run(sizes, losses) / sizes.sum())).sum(0)}
+        for metric, count in zip(self.followed, counts, strict=True):
+            seen[f"train/{metric.facts.name}"] = metric.figure(count.sum(0), sizes.sum())
+        seen["optim/lr"] = lr.cpu()
         if self.smooth:
             seen["train/loss_smooth"] = self._smoothed(losses)
         if self.clip is not None:
@@ -351,22 +352,30 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> dict[str, Tensor]:
-        """Mean loss and accuracy over one pass in evaluation mode, which changes nothing."""
+        """Mean loss and every metric over one pass in evaluation mode, which changes nothing."""
         with evaluating(self.model):
-            loss = correct = count = 0
+            loss = samples = 0
+            counts: list[Any] = [0] * len(self.metrics)
             for step in range(batches.per_epoch):
                 x, y = batches(step)
                 logits = self.forward(x)
-                loss = loss + self.criterion(logits, y).double() * y.shape[-1]
-                correct = correct + n_correct(logits, y)
-                count += y.shape[-1]
-        loss, accuracy = torch.stack([loss / count, correct.double() / count]).cpu()
-        return {"loss": loss, "accuracy": accuracy}
+                n = classes_of(y).shape[-1]
+                loss = loss + self.criterion(logits, y).double() * n
+                counts = [
+                    count + metric.state(logits, y)
+                    for count, metric in zip(counts, self.metrics, strict=True)
+                ]
+                samples += n
+        figures = {"loss": loss / samples}
+        for metric, count in zip(self.metrics, counts, strict=True):
+            figures[metric.facts.name] = metric.figure(count.double(), samples)
+        return {name: figure.cpu() for name, figure in figures.items()}
 
     def validate(self) -> dict[str, Tensor]:
         """Evaluate on the validation split; keep the weights where `monitor` was best, by run."""
-        seen = {f"val/{name}": value for name, value in self.evaluate(self.validation).items()}
-        value = seen[self.monitor] * (-1 if self.monitor.endswith("accuracy") else 1)
+        figures = self.evaluate(self.validation)
+        seen = {f"val/{name}": figures[name] for name in self.facts if name in figures}
+        value = self.monitored.cost(seen[self.monitor])
         if not seen["val/loss"].isfinite().all():
             self.recorded()  # the first step that was not finite is the better answer
             self.not_finite(self, self.step_count, "val/loss", seen["val/loss"])

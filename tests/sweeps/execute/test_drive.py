@@ -22,6 +22,9 @@ SPACE = space_of("optim.lr=tag(log,interval(1e-4,1))")
 STEPS = 90
 
 
+METRIC = {"accuracy": {"direction": "up"}}
+
+
 class Launcher:
     """Jobs of a known loss, each a folder as a run leaves it; dies after so many. The job of one
     folder may fail."""
@@ -45,7 +48,7 @@ class Launcher:
         assert folder.exists() == ("resume" in line)
         hydra.mkdir(parents=True)
         config = {"optim": {"lr": float(line["optim.lr"])}, "monitor": self.monitor,
-                  "seed": int(line.get("seed", 0)), "pause_at": None}  # fmt: skip
+                  "metric": METRIC, "seed": int(line.get("seed", 0)), "pause_at": None}  # fmt: skip
         config["pause_at"] = float(line["pause_at"]) if "pause_at" in line else None
         OmegaConf.save(config, hydra / "config.yaml")
         told = [f"optim.lr={line['optim.lr']}", f"seed={config['seed']}"]
@@ -73,7 +76,9 @@ def swept(launcher: Launcher, sampler, repeats: int = 1) -> list[dict]:
     """A sweep to its end; its results without what the clock says."""
     launcher.directory.mkdir(exist_ok=True)
     (launcher.directory / "sweep.json").write_text('{"axes": {"optim.lr": "", "seed": ""}}')
-    master = OmegaConf.create(keys.defaults() | {"repeats": repeats, "monitor": launcher.monitor})
+    master = OmegaConf.create(
+        keys.defaults() | {"repeats": repeats, "monitor": launcher.monitor, "metric": METRIC}
+    )
     sweep = drive.Sweep(launcher, launcher.directory, master, [])
     drive.played(sampler, sweep.run)
     sweep.drop()

@@ -75,7 +75,7 @@ def not_learning(h: History) -> list[Finding]:
     since = max((step for step, bad in stuck if not bad), default=0)
     since = next(step for step, bad in stuck if step > since)
     evidence = f"loss {rows[-1][1]:.3g}, a constant answer has {h.chance:.3g}"
-    evidence += f"; accuracy {h.last('train/accuracy'):.2f}"
+    evidence += f"; {h.measure} {h.last(f'train/{h.measure}'):.2f}"
     remedy = "optim=adam or init=he_normal"
     return [Finding("fit.at_chance", ERROR, "", since, evidence, remedy, "train/loss")]
 
@@ -123,8 +123,8 @@ def split_shift(h: History) -> list[Finding]:
     looks = []
     begun = next((step for step, _ in h.of("train/loss")), inf)
     for step, loss in [row for row in h.of("val/loss") if row[0] >= begun][:3]:
-        train, hits = h.before("train/loss", step), h.before("train/accuracy", step)
-        accuracy = h.before("val/accuracy", step)
+        train, hits = h.before("train/loss", step), h.before(f"train/{h.measure}", step)
+        accuracy = h.before(f"val/{h.measure}", step)
         lowest = min(v for at, v in h.of("val/loss") if at <= step)  # it never was as low
         apart = accuracy < hits - 0.3 or lowest - train > 0.5 * h.chance
         looks.append((step, loss, train, lowest > 2 * train and apart))
@@ -138,13 +138,13 @@ def split_shift(h: History) -> list[Finding]:
 
 def labels_random(h: History) -> list[Finding]:
     """It learns the training labels, by heart, and validation stays at chance."""
-    looks = [(step, accuracy) for step, accuracy in h.of("val/accuracy")][-3:]
-    chance, hits = h.first("chance/accuracy"), h.last("train/accuracy")
+    looks = [(step, accuracy) for step, accuracy in h.of(f"val/{h.measure}")][-3:]
+    chance, hits = h.first(f"chance/{h.measure}"), h.last(f"train/{h.measure}")
     if len(looks) < 3 or None in (chance, hits) or hits < chance + 0.15:
         return []
     if max(accuracy for _, accuracy in looks) > chance + BETTER:
         return []
     step, accuracy = looks[0]
-    evidence = f"training accuracy {hits:.2f}, validation {accuracy:.2f}, chance {chance:.2f}"
+    evidence = f"training {h.measure} {hits:.2f}, validation {accuracy:.2f}, chance {chance:.2f}"
     remedy = "data.label_noise=0 or augment=none"
-    return [Finding("data.labels_random", ERROR, "", step, evidence, remedy, "val/accuracy")]
+    return [Finding("data.labels_random", ERROR, "", step, evidence, remedy, f"val/{h.measure}")]

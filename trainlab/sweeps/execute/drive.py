@@ -22,6 +22,7 @@ from trainlab.sweeps.execute import ledger
 from trainlab.sweeps.execute.partition import within
 from trainlab.sweeps.search.axes import MOST_JOBS
 from trainlab.sweeps.search.space import Ask, Interval, Space
+from trainlab.training.metrics import facts_of
 
 DROPPED = "sweep", "repeats", "quiet"  # of the command, not of its jobs
 # what may make the runs of a sweep differ in length or in when they are judged
@@ -133,6 +134,8 @@ class Sweep:
 
     def __init__(self, launcher: Any, directory: Path, master: Any, typed: Sequence[Any]):
         self.launcher, self.directory, self.monitor = launcher, directory, master.monitor
+        measures = facts_of({"metric": keys.values(master.metric)})
+        self.facts = measures[self.monitor.removeprefix("val/")]
         n = master.repeats
         self.seeds = [str(master.seed + i) for i in range(n)] if n > 1 else [None]
         dropped = (*DROPPED, "seed") if n > 1 else DROPPED
@@ -197,7 +200,7 @@ class Sweep:
 
     def score(self, value: float | None) -> float | None:
         """Lower is better."""
-        return value if value is None or self.monitor.endswith("loss") else -value
+        return value if value is None else self.facts.cost(value)
 
     def drop(self) -> None:
         """What was paused and never asked for again has ended."""

@@ -3,7 +3,8 @@
 `<sweep>/results/<digest>.json`, whose digest is that of the job's resolved config and of its data:
     {"digest", "data", "folder": "0007_optim.lr=0.1", "number": 7, "values": {"optim.lr": 0.1},
      "state": "finished" | "failed" | "diverged" | "dropped", "reason": "", "results": {"val": ...},
-     "monitor": {"name": "val/loss", "value": 0.123}, "steps": 450, "seconds": 1.2}
+     "monitor": {"name": "val/loss", "value": 0.123}, "steps": 450, "seconds": 1.2,
+     "metrics": {"loss": {"name": "loss", "direction": "down", "unit": "", "digits": 4}, ...}}
 `<sweep>/sweep.json` says what the sweep is; who starts a sweep holds `<sweep>/.lock`.
 """
 
@@ -17,6 +18,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from trainlab.errors import (
 from trainlab.observe import metrics_log
 from trainlab.storage import atomic, run_folder
 from trainlab.sweeps.execute.partition import OF_NO_RUN, within
+from trainlab.training.metrics import facts_of
 
 # of no result: how a job is shown, kept and started
 PLACES = "data.root", "data.download", "data.memory_limit", "data.workers"
@@ -66,10 +69,14 @@ def results(sweep: Path) -> list[dict[str, Any]]:
 def read(path: Path) -> dict[str, Any]:
     """One result. Raises CheckpointError where the file is damaged."""
     try:
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
     except ValueError as error:
         text = f"{path}: damaged; remove it, and the same command writes it anew"
         raise CheckpointError(text) from error
+    if "metrics" not in result:
+        text = f"{path}: of an earlier version of trainlab; start the sweep in a new folder"
+        raise CheckpointError(text)
+    return result
 
 
 def newest(runs: Path, digest: str) -> Path | None:
@@ -200,6 +207,7 @@ def record(directory: Path, cfg: Any, state: str, reason: str = "") -> None:
         value = last(directory, config["monitor"])
     result |= {"results": reached} if reached else {}
     result["monitor"] = {"name": config["monitor"], "value": value}
+    result["metrics"] = {name: asdict(own) for name, own in facts_of(config).items()}
     result["steps"] = summary.get("steps", run_folder.read_status(directory).get("step", 0))
     result["seconds"] = summary.get("seconds")
     write_once(sweep / "results" / f"{result['digest']}.json", result)

@@ -19,6 +19,7 @@ from trainlab.storage import run_folder
 from trainlab.storage.run_folder import Flag
 from trainlab.sweeps.execute import memory
 from trainlab.sweeps.execute.paused import PausedRun, forward_of, silent
+from trainlab.training.metrics import validated
 from trainlab.training.trainer import PLAIN, Trainer, Watch
 
 
@@ -97,7 +98,7 @@ class StackRun:
         trainer, watch = self.stack.trainer, Watch(self.rows, None, self.save, self.after)
         if self.measured:
             watch = replace(watch, probe=self.probe)
-        self.show.start(trainer.step_count, trainer.steps)
+        self.show.start(trainer.step_count, trainer.steps, trainer.facts)
         try:
             with contextlib.suppress(AllRunsEnded):
                 trainer.fit(self.jobs[0].every, watch)
@@ -121,7 +122,7 @@ class StackRun:
     def rows(self, step: int, values: dict[str, Tensor]) -> None:
         """One row to each run that goes on; who is done leaves."""
         trainer, stack = self.stack.trainer, self.stack
-        if "val/loss" in values and self.measured:
+        if validated(values) and self.measured:
             from trainlab.doctor.watch import dead_units
 
             found = dead_units(self.jobs[0].bench, trainer, runs=True)

@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from trainlab.errors import as_typed
+from trainlab.training.metrics import Facts
 
 Result = Mapping[str, Any]  # one file of the ledger
 CHANCE = 0.05  # the share of equal settings that may be called different
@@ -31,8 +32,18 @@ def score(result: Result) -> float:
     """`monitor` on validation, lower is better; inf of a run that did not finish."""
     if result["state"] != "finished" or result["monitor"]["value"] is None:
         return math.inf  # a task that trains nothing has no figure
-    sign = -1 if result["monitor"]["name"].endswith("accuracy") else 1
-    return sign * result["monitor"]["value"]
+    return monitored(result).cost(result["monitor"]["value"])
+
+
+def facts(result: Result) -> dict[str, Facts]:
+    """Name -> Facts of the loss and of every metric of a run that can be ranked."""
+    found = {name: Facts(**own) for name, own in result["metrics"].items()}
+    return {name: own for name, own in found.items() if own.direction}
+
+
+def monitored(result: Result) -> Facts:
+    """Of the figure that the sweep is judged by."""
+    return Facts(**result["metrics"][result["monitor"]["name"].removeprefix("val/")])
 
 
 def lost(result: Result | None) -> bool:
@@ -86,7 +97,7 @@ class Setting:
         return len(set(self.chosen.values())) - 1
 
     def figures(self, split: str, name: str) -> list[float]:
-        """`loss` or `accuracy` of its runs."""
+        """The loss or a metric of its runs."""
         return [run["results"][split][name] for run in self.runs.values()]
 
 

@@ -21,7 +21,14 @@ from typing import Any, TextIO
 from trainlab.errors import as_typed
 from trainlab.storage import atomic
 from trainlab.sweeps.execute import ledger
-from trainlab.sweeps.results.comparison import Result, label, score, settings
+from trainlab.sweeps.results.comparison import (
+    Result,
+    facts,
+    label,
+    monitored,
+    score,
+    settings,
+)
 
 TOP = 10  # rows of the table; leaderboard.csv has all
 POLL = 0.5  # s
@@ -36,6 +43,7 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
     best = settings(found, nuisance)[:1]
     winner = {run["number"] for setting in best for run in setting.runs.values()}
     keys = list(dict.fromkeys(key for result in found for key in result["values"]))
+    measures = list(dict.fromkeys(name for result in found for name in facts(result)))
     told = []
     for rank, setting in enumerate(settings(found), 1):
         for result in filter(None, setting.picked.values()):
@@ -48,7 +56,7 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
             for split in ("train", "val", "test"):
                 figures = seen.get(split, {}) if split in splits else {}
-                row |= {f"{split}_{k}": figures.get(k, "") for k in ("loss", "accuracy")}
+                row |= {f"{split}_{k}": figures.get(k, "") for k in measures}
             row |= {key: result.get(key, "") for key in ("steps", "seconds", "reason")}
             told.append(row)
     return told
@@ -85,7 +93,9 @@ def table(found: Sequence[Result]) -> Any:
 
     ordered = settings(found)
     keys = list(dict.fromkeys(key for setting in ordered for key in setting.values))
-    made = table_of("rank", "job", "state", *keys, "val loss", "val accuracy", "s")
+    measures = {name: own for result in found for name, own in facts(result).items()}
+    columns = [f"val {name}" for name in measures]
+    made = table_of("rank", "job", "state", *keys, *columns, "s", numbers=columns)
     checked = [r for r in found if r["state"] == "finished" and r["reason"]]  # of `with_verdicts`
     if checked:
         made.add_column("verdicts")
@@ -96,8 +106,8 @@ def table(found: Sequence[Result]) -> Any:
         states = Counter(run["state"] for run in runs)
         state = ", ".join(f"{n} {s}" if runs[1:] else s for s, n in states.items())
         values = [escape(label({"": setting.values.get(key)})[1:]) for key in keys]
-        figures = [setting.figures("val", name) for name in ("loss", "accuracy")]
-        means = [f"{mean(figure):.4f}" if figure else "" for figure in figures]
+        figures = {name: setting.figures("val", name) for name in measures}
+        means = [measures[k].text(mean(values)) if values else "" for k, values in figures.items()]
         job = f"{len(runs)} runs" if runs[1:] else f"{runs[0]['number']:04d}"
         seconds = f"{sum(run.get('seconds') or 0 for run in runs):.1f}"
         reasons = "; ".join(dict.fromkeys(run["reason"] for run in runs if run in checked))
@@ -192,7 +202,9 @@ class Watcher:
         """`[3/32] 0002_optim.lr=0.1 finished  val/loss 0.1234  1.2 s`"""
         told = result.get("reason", "")
         if math.isfinite(score(result)):
-            told = f"{result['monitor']['name']} {result['monitor']['value']:.4f}"
+            told = (
+                f"{result['monitor']['name']} {monitored(result).text(result['monitor']['value'])}"
+            )
         count = f"[{place}/{self.jobs}]" if self.jobs else f"[{place}]"
         seconds = f"{result.get('seconds') or 0:.1f} s"
         return f"{count} {result['folder']} {result['state']}  {told}  {seconds}"
@@ -230,7 +242,8 @@ def close(directory: Path, quiet: bool) -> None:
     several = [setting for setting in compared if len(setting.runs) > 1]
     for number, setting in enumerate(several):
         folders = [directory / run["folder"] for run in setting.runs.values()]
-        spread.curves(folders, directory / f"mean-{number}", verdict.name(setting))
+        shown = facts(next(iter(setting.runs.values())))
+        spread.curves(folders, directory / f"mean-{number}", list(shown), verdict.name(setting))
     if quiet:
         return
     from rich.markup import escape

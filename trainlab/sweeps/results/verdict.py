@@ -8,8 +8,10 @@ from trainlab.sweeps.results.comparison import (
     Pair,
     Result,
     Setting,
+    facts,
     interval,
     label,
+    monitored,
     pairs,
     settings,
 )
@@ -65,8 +67,9 @@ def best(found: Sequence[Setting]) -> str:
     """The winner on validation, and the test split of it alone."""
     winner, where = found[0], next(iter(found[0].runs.values()))["folder"]
     seeds = f" ({where})" if len(winner.picked) == 1 else f", over {len(winner.runs)} seeds"
+    measures = facts(next(iter(winner.runs.values())))
     split = {
-        name: ", ".join(f"{k} {plus_minus(winner.figures(name, k))}" for k in ("loss", "accuracy"))
+        name: ", ".join(f"{k} {plus_minus(winner.figures(name, k))}" for k in measures)
         for name in ("val", "test")
     }
     among = "" if len(found) == 1 else f"best of {len(found)}: "
@@ -116,12 +119,14 @@ def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
 def sentence(pair: Pair) -> str:
     """`relu and elu: within noise (difference 0.0004, 95 % -0.001..0.002, p 0.4, n 5)`"""
     first, second = name(pair.first), name(pair.second)
-    low, high = pair.difference - pair.width, pair.difference + pair.width
+    own = monitored(next(iter(pair.first.runs.values())))
+    difference = own.cost(pair.difference)  # of the figure itself, whichever way is better
+    low, high = difference - pair.width, difference + pair.width
     p = "p < 0.001" if pair.corrected < 0.001 else f"p {pair.corrected:.2g}"
     if pair.difference == pair.width == 0:
         return f"{first} and {second}: identical on each of {pair.n} seeds"
     spread = f"95 % {low:.2g}..{high:.2g}" if pair.width else "the same on every seed"
-    figures = f"(difference {pair.difference:.2g}, {spread}, {p}, n {pair.n})"
+    figures = f"(difference {difference:.2g}, {spread}, {p}, n {pair.n})"
     if not pair.differ:
         return f"{first} and {second}: within noise {figures}"
     better, worse = (first, second) if pair.difference < 0 else (second, first)
