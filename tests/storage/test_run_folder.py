@@ -92,3 +92,9 @@ def test_a_failure_is_recorded_where_no_status_is_and_nowhere_else(tmp_path):
         status.write("finished")
     run_folder.record_failure(tmp_path, ValueError("afterwards"))
     assert run_folder.read_status(tmp_path)["state"] == "finished"
+
+
+def test_a_run_that_is_at_its_end_may_be_resumed_and_says_the_same(tmp_path):
+    first = trainlab.run(*RUN, f"hydra.run.dir={tmp_path}/run")
+    again = trainlab.run(f"resume={tmp_path}/run")
+    assert (again["steps"], again["results"]) == (5, first["results"])
