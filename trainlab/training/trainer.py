@@ -254,7 +254,7 @@ class Trainer:
                 self._ones = torch.ones_like(total)
             scaled = total if self.scaler is None else self.scaler.scale(total)
             scaled.backward(self._ones)
-            counts = [metric.state(logits, y_) for metric in self.followed]
+            counts = [metric.state(logits.detach(), y_) for metric in self.followed]
             found.append((total, losses.detach(), *counts))
         return found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True)))
 
