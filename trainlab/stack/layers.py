@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from trainlab.errors import ConfigError
 from trainlab.stack import random_layers, stacked
+from trainlab.stack.refusals import unstackable
 from trainlab.stack.stacked import Stacked, stacked_parameter
 from trainlab.training.modules import BATCH_NORMS, DROPOUTS
 from trainlab.training.randomness import stream
@@ -78,7 +79,7 @@ def _stacked(models: list[nn.Module], streams: list[torch.Generator], folded: bo
     if own in FORMS and (reason := _odd(first)) is None:
         return _as(folded, FORMS[own](models))
     if own in FORMS and not isinstance(first, nn.Linear | nn.Conv2d):
-        raise _refused(first, reason)
+        raise unstackable(kind(first), reason)
     if own is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
         return nn.Flatten(2)
     if own in POOLS and not getattr(first, "return_indices", False):
@@ -181,16 +182,18 @@ class Folded(nn.Module):
 def _mapped(models: list[nn.Module]) -> "Mapped":
     for module in models[0].modules():
         if isinstance(module, RANDOM) or getattr(module, "random", False):
-            raise _refused(module, "draws at random, and each run must follow its own stream")
+            raise unstackable(
+                kind(module), "draws at random, and each run must follow its own stream"
+            )
         if is_parametrized(module):
-            raise _refused(models[0], "computes its weight in a way that torch cannot batch")
+            raise unstackable(
+                kind(models[0]), "computes its weight in a way that torch cannot batch"
+            )
         if any(b is not None for b in module._buffers.values()):
-            raise _refused(module, "holds running figures, which are not kept apart by run here")
+            raise unstackable(
+                kind(module), "holds running figures, which are not kept apart by run here"
+            )
     return Mapped(models)
-
-
-def _refused(module: nn.Module, reason: str) -> ConfigError:
-    return ConfigError(f"{kind(module).__name__} does not stack: it {reason}; run one by one")
 
 
 class Mapped(Stacked):

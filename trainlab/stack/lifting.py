@@ -12,7 +12,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from trainlab.errors import ConfigError
-from trainlab.training.trainer import per_run
+from trainlab.training.best_weights import per_run
 
 
 class Lifted:

@@ -14,15 +14,11 @@ import torch
 from torch import Tensor, nn, optim
 
 from trainlab.errors import ConfigError
-from trainlab.stack import rules
+from trainlab.stack import update_rules
 from trainlab.stack.layers import single_name
 from trainlab.stack.lifting import broadcast_runs
+from trainlab.stack.refusals import stackable_kind
 
-# each number by itself, in proportion to lr; optimizers of our own say `elementwise = True`
-OPTIMIZERS = (
-    optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop,
-    optim.Adagrad, optim.Adadelta,
-)  # fmt: skip
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHARED = "params", "name", "foreach", "fused", "capturable", "differentiable"
 Group = dict[str, Any]
@@ -42,8 +38,8 @@ class Optimizer:
         models: Sequence[nn.Module],
         model: nn.Module,
     ):
-        own = _kind(optimizers)
-        self.rule = rules.RULES.get(own)
+        own = stackable_kind(optimizers)
+        self.rule = update_rules.RULES.get(own)
         held = [_groups(o, m) for o, m in zip(optimizers, models, strict=True)]
         self.param_groups: list[Group] = []
         for groups, names in _divided(held, optimizers):
@@ -90,7 +86,7 @@ class Optimizer:
             for group, lr in zip(self.param_groups, lrs, strict=True):
                 for p in group["params"]:
                     if p.grad is not None:
-                        rules.step(self.rule, p, self.state[p], group, lr, alive)
+                        update_rules.step(self.rule, p, self.state[p], group, lr, alive)
         return losses
 
     def _by_torch(self, lrs: list[Tensor], alive: Tensor) -> None:
@@ -99,9 +95,9 @@ class Optimizer:
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                rules.mask(p.grad, alive)
-                if rules.there(group["weight_decay"]):
-                    p.grad = rules.add_weight_decay(p.grad, p, group["weight_decay"])
+                update_rules.mask(p.grad, alive)
+                if update_rules.there(group["weight_decay"]):
+                    p.grad = update_rules.add_weight_decay(p.grad, p, group["weight_decay"])
         self.inner.step()
         old = iter(before)
         for group, lr in zip(self.param_groups, lrs, strict=True):
@@ -149,21 +145,6 @@ class Optimizer:
                     group[key] = tuple(b[runs] if isinstance(b, Tensor) else b for b in value)
 
 
-def _kind(optimizers: Sequence[optim.Optimizer]) -> type:
-    """The class of all. Raises ConfigError where it does not stack, or is not one."""
-    own = type(optimizers[0])
-    if own not in OPTIMIZERS and not getattr(own, "elementwise", False):
-        raise ConfigError(
-            f"{own.__name__} does not stack: its step mixes the numbers of a tensor, or is "
-            "not in proportion to lr; run one by one"
-        )
-    if any(g.get("dampening") for o in optimizers for g in o.param_groups):
-        raise ConfigError("optim.dampening: does not stack; run one by one")
-    if any(type(o) is not own for o in optimizers):
-        raise ConfigError("optim: runs of a stack have one optimizer; run them one by one")
-    return own
-
-
 def _groups(optimizer: optim.Optimizer, model: nn.Module) -> dict[str, int]:
     """Name of each parameter -> the place of its group."""
     places = {id(p): i for i, g in enumerate(optimizer.param_groups) for p in g["params"]}
@@ -192,7 +173,7 @@ def _settled(values: list[Any], key: str, like: Tensor, kind: type) -> Any:
         return values[0]
     if key == "lr":
         return None
-    if kind not in rules.RULES and key != "weight_decay":
+    if kind not in update_rules.RULES and key != "weight_decay":
         raise ConfigError(
             f"optim.{key}: {kind.__name__} takes one for all runs of a stack; run one by one"
         )
@@ -206,7 +187,9 @@ def _settled(values: list[Any], key: str, like: Tensor, kind: type) -> Any:
 def _inner(first: optim.Optimizer, groups: list[Group]) -> optim.Optimizer:
     """torch's own at lr 1 without weight decay, which is added here. It holds the states."""
     own = type(first)
-    if own not in rules.RULES and any(group.get("decoupled_weight_decay") for group in groups):
+    if own not in update_rules.RULES and any(
+        group.get("decoupled_weight_decay") for group in groups
+    ):
         raise ConfigError("optim.decoupled_weight_decay: only adam's stacks; run one by one")
     keys = [key for key in first.defaults if key not in ("lr", "weight_decay")]
     bare = [

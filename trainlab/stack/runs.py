@@ -14,10 +14,10 @@ from trainlab.stack.batches import Fed, Repeated
 from trainlab.stack.layers import single_name, stack, streams_of
 from trainlab.stack.optimizer import Optimizer
 from trainlab.stack.random_layers import Drawing
+from trainlab.stack.refusals import refuse_unlike_runs
 from trainlab.training.trainer import Extras, FollowsHistory, Trainer, evaluating
 
 UNIT = 32  # floats in the two vectors that torch's loops take at a time with AVX-512
-ALIKE = "step_count", "steps", "accumulate", "monitor", "patience", "smooth"
 
 
 class Stack:
@@ -38,7 +38,7 @@ class Stack:
         forward: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
     ):
         first = trainers[0]
-        _refuse(trainers, forward)
+        refuse_unlike_runs(trainers, forward)
         self.ids: list[int | None] = list(range(len(trainers)))
         self.streams = streams_of(seeds)
         self.model = stack([t.model for t in trainers], self.streams).to(first.params[0].device)
@@ -239,22 +239,3 @@ def _in_place(ids: list[int | None], kept: set[int]) -> list[int | None]:
             return [column[row] if row < len(column) else None for row in range(rows)
                     for column in columns]  # fmt: skip
     return [run if run in kept else None for run in ids]
-
-
-def _refuse(trainers: Sequence[Trainer], forward: Callable[[nn.Module], Callable] | None) -> None:
-    """Raises ConfigError for what no stack can hold together."""
-    first = trainers[0]
-    for name in ALIKE:
-        if any(getattr(t, name) != getattr(first, name) for t in trainers):
-            raise ConfigError(f"{name}: differs between the runs of a stack; run them one by one")
-    for name in ("criterion", "clip", "constrain", "penalty", "average", "validation"):
-        if len({getattr(t, name) is None for t in trainers}) > 1:
-            raise ConfigError(f"{name}: some runs of a stack have one; run them one by one")
-    if first.scaler is not None:
-        raise ConfigError("precision = fp16: its one scale is for one run; run one by one")
-    if forward is None and any(t.forward is not t.model for t in trainers):
-        raise ConfigError("channels_last: a stack has its own layout; run one by one")
-    if first.eval_inputs is not None:
-        raise ConfigError("evaluate.statistics, average.swa: not in a stack; run one by one")
-    if first.average and any(t.average.rule != first.average.rule for t in trainers):
-        raise ConfigError("average: differs between the runs of a stack; run them one by one")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainlab.errors import NonFiniteError, lower_lr
+from trainlab.training.best_weights import keep_best, per_run
 from trainlab.training.metrics import LOSS, Metric, classes_of
 
 
@@ -123,11 +124,6 @@ CHANGEABLE = {
 def due(step: int, every: int, early: bool = False) -> bool:
     """Before every nth step; `early`: before the 1st, 2nd, 4th, 8th, ... of the first n too."""
     return every > 0 and (step % every == 0 or (early and step < every and not step & (step + 1)))
-
-
-def per_run(values: Tensor, like: Tensor) -> Tensor:
-    """() or (R,) -> a shape that multiplies `like`, (...) or (R, ...), run by run."""
-    return values.reshape(values.shape + (1,) * (like.dim() - values.dim()))
 
 
 class Trainer:
@@ -380,17 +376,7 @@ class Trainer:
             self.recorded()  # the first step that was not finite is the better answer
             self.not_finite(self, self.step_count, "val/loss", seen["val/loss"])
         self.history.append((self.step_count, value.tolist()))
-        if self.best_value is None:
-            self.best_value = torch.full_like(value, float("inf"))
-            self.best_step = torch.zeros_like(value, dtype=torch.int64)
-            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-        better = value < self.best_value
-        self.best_value = torch.where(better, value, self.best_value)
-        self.best_step = torch.where(better, self.step_count, self.best_step)
-        if better.any():
-            here = better.to(next(iter(self.best.values())).device)
-            for name, now in self.model.state_dict().items():
-                torch.where(per_run(here, now), now.detach(), self.best[name], out=self.best[name])
+        keep_best(self, value)
         return seen
 
     def best_at(self) -> int:

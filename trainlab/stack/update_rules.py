@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, optim
 
 from trainlab.stack.lifting import broadcast_runs
-from trainlab.training.trainer import per_run
+from trainlab.training.best_weights import per_run
 
 Group = dict[str, Any]
 State = dict[str, Any]
