@@ -1,6 +1,7 @@
 """Speed as ratios, in pairs, with an A/A control.
 
     python scripts/benchmark.py [start] [step] [probe] [watch] [stack] [--pairs N]
+    python scripts/benchmark.py versions --against DIR [--pairs N]
 
 A and B alternate in one process (or as alternating processes), one thread; the figure is the
 median of the ratios of the pairs, with its quartiles. The A/A control runs the same thing twice:
@@ -16,10 +17,12 @@ what it is off 1 is the noise.
             here than its recipes, which are therefore watched more cheaply
     stack   R runs a step, one after the other against together; and the planner's choice against
             the best of 1, 4, 16, 64 runs at a time
+    versions  whole commands of this checkout against those of the one in --against DIR
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +31,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 SCRIPT = """
 import torch
@@ -46,7 +51,7 @@ import os
 import trainlab.config.build as build
 real = build.Door.__call__
 
-def call(self, node, **known):  # the story is built, torch is here: leave after the first step
+def call(self, node, **known):  # the task is built, torch is here: leave after the first step
     made = real(self, node, **known)
     from trainlab.training.trainer import Trainer
     step = Trainer.step
@@ -71,6 +76,11 @@ WATCHED = {
     "10-layer digits net": ["model.widths=[64,64,64,64,64,64,64,64,64,64]"],
     "MNIST MLP": ["experiment=mnist", "epochs=3"],
     "MNIST CNN": ["experiment=mnist_cnn", "epochs=1", "data.train_size=25600"],
+}
+WHOLE = {
+    "start, a run of one step": COMMAND,
+    "step, 8,000 steps": ["preflight=none", "probe=none", "epochs=200", "quiet=true"],
+    "watch, the defaults": ["quiet=true"],
 }
 SUBJECTS = {"digits MLP": ["optim=adam"], "MNIST MLP": ["experiment=mnist"]}
 
@@ -110,6 +120,31 @@ def start(n: int) -> None:
         report("start: to the first step / script", pairs(leaving, compose, n))
         report("start: a whole run of one step / script", pairs(script, whole, n))
         print(f"  the script takes {min(script() for _ in range(3)):.2f} s here")
+
+
+def versions(n: int, other: Path) -> None:
+    """This checkout / the other one, by the clock and by the CPU, as alternating processes."""
+
+    def timed(package: Path, words: list[str]) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "trainlab", *words], cwd=folder, check=True,
+                env=os.environ | {"PYTHONPATH": str(package)}, capture_output=True,
+            )  # fmt: skip
+            seconds = time.perf_counter() - begun
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+            return np.array([seconds, spent])
+
+    here = Path(__file__).resolve().parents[1]
+    for name, words in WHOLE.items():
+        old, new = partial(timed, other.resolve(), words), partial(timed, here, words)
+        old(), new()
+        for what, ratios in (("A/A", pairs(old, old, n)), ("new / old", pairs(old, new, n))):
+            for clock, own in zip(("time", "CPU time"), zip(*ratios, strict=True), strict=True):
+                report(f"versions: {what}, {clock}, {name}", own)
 
 
 def bench_of(words: list[str]):
@@ -219,8 +254,6 @@ def probe(n: int) -> None:
 
 
 def watch(n: int) -> None:
-    import numpy as np
-
     import trainlab
 
     for name, words in WATCHED.items():
@@ -286,10 +319,11 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        choices=["start", "step", "probe", "watch", "stack", []],
+        choices=["start", "step", "probe", "watch", "stack", "versions", []],
         default=["start", "step", "probe"],
     )
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--against", type=Path, help="another checkout, for versions")
     asked = parser.parse_args()
     import torch
 
@@ -298,9 +332,9 @@ def main() -> None:
         f"torch {torch.__version__}, python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
     )
     for name in asked.what:
-        {"start": start, "step": step, "probe": probe, "watch": watch, "stack": stack}[name](
-            asked.pairs
-        )
+        against = partial(versions, other=asked.against)
+        {"start": start, "step": step, "probe": probe, "watch": watch, "stack": stack,
+         "versions": against}[name](asked.pairs)  # fmt: skip
 
 
 if __name__ == "__main__":
