@@ -6,6 +6,7 @@ dead units and what the doctor's rules read all come from here. B batch, C chann
 or features, L layers, R runs, N points of a grid.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from trainlab.observe.statistics import small, stacked_tensors
 SATURATED = 0.05  # of the largest slope
 USUAL = 4.0  # the |x| that count where the slope grows without end
 WIDE = 3.2  # std of inputs at which tanh is flat for half of them
+REACH, POINTS = 8, 4001  # a grid is sinh(u) of so many equal steps of u from -REACH to REACH
 MOST = 256  # functions remembered
 _remembered: dict[tuple, "Slope"] = {}
 
@@ -60,28 +62,52 @@ def saturated(calls: list[Layer], runs: int | None = None) -> list[tuple[list[La
     steep = slopes([layer.again for layer in first], inputs)
     found = []
     for layer, group, size in zip(first, groups.values(), steep, strict=True):
-        flat = size < slope_of(layer, runs).limit
+        flat = size < limit_of(layer, runs)
         found.append((group, flat if layer.same_as is not None else stacked_tensors([flat], runs)))
     return found
 
 
+def limit_of(layer: Layer, runs: int | None = None) -> Tensor:
+    """The size of the slope below which a layer is saturated, as in its `Slope`."""
+    if layer.remembered_as is not None:
+        return slope_of(layer, runs).limit
+    limit = _limit(_on_grid(layer, _points(layer), runs))  # at every look: leave out the rest
+    return _of_input(limit, layer) if runs is not None else limit[0]
+
+
 def slope_of(layer: Layer, runs: int | None = None) -> Slope:
-    """What the slope of a layer's function is like, over a grid from -1490 to 1490 that is 0.004
-    fine at 0. It is remembered where it cannot change."""
+    """What the slope of a layer's function is like. It is remembered where it cannot change."""
     fixed = layer.remembered_as
     key = (fixed, layer.x.dtype, layer.x.device)
     if fixed is not None and key in _remembered:
         return _remembered[key]
-    points = torch.linspace(-8, 8, 4001, device=layer.x.device, dtype=layer.x.dtype).sinh_()
+    points = _points(layer)
     limit, *shares = _measured(points, _on_grid(layer, points, runs))
     if fixed is None and runs is not None:  # each run's own
-        return Slope(limit.view(-1, *[1] * (layer.x.dim() - 1)), *shares)
+        return Slope(_of_input(limit, layer), *shares)
     slope = Slope(limit[0], *(figure[0] for figure in shares))
     if fixed is not None:
         if len(_remembered) >= MOST:  # settings that change from step to step
             _remembered.clear()
         _remembered[key] = slope
     return slope
+
+
+def _points(layer: Layer) -> Tensor:
+    """A grid (N,) from -1490 to 1490 that is 0.004 fine at 0."""
+    x = layer.x
+    return torch.linspace(-REACH, REACH, POINTS, device=x.device, dtype=x.dtype).sinh_()
+
+
+def _within(size: float) -> slice:
+    """The places of a grid's points at |x| < size."""
+    out = math.ceil((REACH - math.asinh(size)) / (2 * REACH) * (POINTS - 1))
+    return slice(out, POINTS - out)
+
+
+def _of_input(limit: Tensor, layer: Layer) -> Tensor:
+    """(R,) -> (R, 1, ...), as the layer's input has it."""
+    return limit.view(-1, *[1] * (layer.x.dim() - 1))
 
 
 def _on_grid(layer: Layer, points: Tensor, runs: int | None) -> Tensor:
@@ -100,15 +126,18 @@ def _on_grid(layer: Layer, points: Tensor, runs: int | None) -> Tensor:
     return steep.reshape(runs or 1, len(points), -1)
 
 
+def _limit(steep: Tensor) -> Tensor:
+    """5 % of the largest of slopes (R, N, C), (R,). Some overflow far out; of a slope that grows
+    without end (relu squared) it is the largest for usual inputs."""
+    most = steep.nan_to_num(0.0, 0.0, 0.0).amax(2)  # (R, N)
+    top, inner = most.amax(1), most[:, _within(700)].amax(1)
+    return SATURATED * torch.where(top > 1.5 * inner, most[:, _within(USUAL)].amax(1), top)
+
+
 def _measured(points: Tensor, steep: Tensor) -> Slope:
     """The figures, (R,) each, of slopes (R, N, C) at points (N,)."""
-    finite = steep.isfinite()  # some overflow far out
-    steep, size = torch.where(finite, steep, 0), points.abs()[:, None]
-    top, inner = steep.amax((1, 2)), torch.where(size < 700, steep, 0).amax((1, 2))
-    # of a slope that grows without end (relu squared) the largest for usual inputs
-    near = torch.where(size <= USUAL, steep, 0).amax((1, 2))
-    limit = SATURATED * torch.where(top > 1.5 * inner, near, top)
-    flat = steep < limit[:, None, None]
+    limit, finite, size = _limit(steep), steep.isfinite(), points.abs()[:, None]
+    flat = ~finite | (steep < limit[:, None, None])
     sides = torch.zeros_like(limit)
     for side in (points < 0, points > 0):
         known = finite & side[:, None]
