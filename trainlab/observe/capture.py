@@ -7,7 +7,7 @@ gradients, buffers, modes and random streams are, bit for bit, what they were. B
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -66,7 +66,7 @@ class Layer:
         every = x.expand(runs, *x.shape)
         return _evaluated(self.function, every, *self.args, **self.kwargs)[run]
 
-    @property
+    @cached_property
     def same_as(self) -> tuple[Any, ...] | None:
         """Equal for layers of one and the same function of a number, which may be computed together
         and in any shape. None for one that must be called in the shape it was called in: it has
@@ -77,7 +77,7 @@ class Layer:
             return None
         return self.function, self.args, *self.kwargs.items()
 
-    @property
+    @cached_property
     def remembered_as(self) -> tuple[Any, ...] | None:
         """Equal for layers whose slopes are alike; None where it may not stay what it is. A module
         without tensors and parts is what its class and its settings say."""
@@ -90,7 +90,7 @@ class Layer:
         plain = all(isinstance(value, PLAIN) for _, value in settings)
         return (type(own), *settings) if plain else None
 
-    @property
+    @cached_property
     def elementwise(self) -> bool:
         """Whether each output has its own input, and so a slope. Maxout takes more than one."""
         if self.function is None or self.out.shape != self.x.shape:
