@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from hydra._internal.callbacks import Callbacks
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 
 from trainlab.__main__ import job, report
 from trainlab.cli import compose, multirun
@@ -37,8 +36,7 @@ def drive(sweep: Path, jobs, *more: str, begin: int = 0, folders=None, ended=Non
     with compose.hydra_session() as hydra:
         typed = ["hydra/launcher=stack", f"hydra.sweep.dir='{sweep}'", "hydra.mode=MULTIRUN"]
         master = hydra.compose_config("config", typed, RunMode.MULTIRUN)
-        context = HydraContext(hydra.config_loader, Callbacks())
-        done = launch(context, function, master, asked, begin)
+        done = launch(compose.context_of(hydra), function, master, asked, begin)
     return [each.return_value for each in done]
 
 

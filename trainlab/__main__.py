@@ -111,16 +111,17 @@ def _asked(argv: Sequence[str]) -> int:
 
 def run_single(request: Any) -> tuple[Any, Path]:
     """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import RunMode
+
+    from trainlab.cli import compose
 
     cfg = request.cfg
     directory = folder(request)
     cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
     if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
         cfg.hydra.output_subdir = run_folder.next_start(directory)
-    context = HydraContext(request.hydra.config_loader, Callbacks())
+    context = compose.context_of(request.hydra)
     before = run_folder.read_status(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
     if cfg.hydra.output_subdir != ".hydra" and before == run_folder.read_status(directory):

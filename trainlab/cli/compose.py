@@ -16,6 +16,11 @@ from typing import Any
 
 import yaml
 from hydra import version
+
+# Private, and imported in this file only. Hydra's public doors are too narrow: hydra.main composes
+# and runs at once, with no check between; hydra.compose and initialize know neither --info, --cfg
+# and -m nor a folder to look into before ours; and run_job wants a Callbacks even for none.
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -23,7 +28,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -65,7 +70,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.error = refuse
     for arg in argv:
         dashed = re.fullmatch(r"--?([a-z_][\w.]*)(=.*)?", arg)
-        if dashed and arg.partition("=")[0] not in parser._option_string_actions:
+        if dashed and not _is_flag(parser, arg.partition("=")[0]):
             raise ConfigError(f"{arg}: no dashes; use {dashed[1]}{dashed[2] or '=VALUE'}")
     args = parser.parse_intermixed_args(argv)
     if "hydra.mode=MULTIRUN" in args.overrides:
@@ -80,6 +85,15 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     if args.config_dir is not None and not os.path.isdir(args.config_dir):
         raise ConfigError(f"--config-dir {args.config_dir}: no such folder")
     return args
+
+
+def _is_flag(parser: argparse.ArgumentParser, word: str) -> bool:
+    """Whether the parser has this option already: then it refuses a second one."""
+    try:
+        parser.add_argument(word)
+    except argparse.ArgumentError:
+        return True
+    return False
 
 
 @contextmanager
@@ -99,6 +113,12 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
         yield Hydra.create_main_hydra2("trainlab", search)
     finally:
         GlobalHydra.instance().hydra = before
+
+
+def context_of(hydra: Hydra) -> HydraContext:
+    """What Hydra's `run_job` and launchers want. There are no callbacks: configs that name some
+    are refused."""
+    return HydraContext(hydra.config_loader, Callbacks())
 
 
 def check(

@@ -1,10 +1,9 @@
 """Configs of a sweep's jobs: composed once, equal to Hydra's own; and which jobs stack."""
 
-from hydra._internal.callbacks import Callbacks
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from trainlab.cli.compose import hydra_session
+from trainlab.cli.compose import context_of, hydra_session
 from trainlab.config import keys
 from trainlab.sweeps.execute import compose, partition
 
@@ -22,8 +21,7 @@ JOBS = [
 def test_a_job_is_composed_as_hydra_does():
     with hydra_session() as hydra:
         master = hydra.compose_config("config", ["seed=0,1"], RunMode.MULTIRUN)
-        context = HydraContext(hydra.config_loader, Callbacks())
-        found = compose.Jobs(context, master, JOBS, 3)
+        found = compose.Jobs(context_of(hydra), master, JOBS, 3)
         for number, lines in enumerate(JOBS, 3):
             cfg = found.config(number - 3)
             own = hydra.config_loader.load_sweep_config(master, lines)

@@ -30,7 +30,7 @@ def test_gpus_that_are_hidden_are_not_leased(typed, leased, monkeypatch):
 def test_what_goes_wrong_between_two_jobs_is_told(monkeypatch):
     begun, real = [], processes.must_end
 
-    def started(server, task, cfg, gpu):
+    def started(server, task, cfg, gpu, callbacks):
         process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(cfg * 60,))
         process.start()
         begun.append(process)
@@ -47,7 +47,7 @@ def test_what_goes_wrong_between_two_jobs_is_told(monkeypatch):
     monkeypatch.setattr(processes, "must_end", over)
     master = OmegaConf.create(keys.defaults() | {"sweep": {"workers": 2, "timeout": None}})
     with pytest.raises(OSError, match="disk full"):
-        processes.launch(None, None, master, [[], []], 0)
+        processes.launch(SimpleNamespace(callbacks=None), None, master, [[], []], 0)
     assert begun[1].exitcode == -signal.SIGTERM
 
 

@@ -15,7 +15,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
@@ -26,7 +25,7 @@ from trainlab.sweeps.execute import ledger
 from trainlab.sweeps.execute.compose import Jobs
 
 IMPORTED = [
-    "torch._dynamo",
+    "torch._dynamo",  # private, but every optimizer imports it when it is made
     "trainlab.__main__",
     "trainlab.experiment.phases",
     "trainlab.observe.capture",
@@ -66,7 +65,7 @@ def launch(
         while True:
             while len(running) < workers and (cfg := next(waiting, None)) is not None:
                 gpu = min(gpus, key=[r.gpu for r in running].count, default=None)
-                running.append(started(server, task, cfg, gpu))
+                running.append(started(server, task, cfg, gpu, context.callbacks))
             if not running:
                 return [None] * len(overrides)
             wait([r.process.sentinel for r in running], LOOK)
@@ -91,21 +90,21 @@ def visible(device: str) -> list[str]:
     return gpus if len(gpus) > 1 else []
 
 
-def started(server: Any, task: Any, cfg: Any, gpu: str | None) -> Running:
+def started(server: Any, task: Any, cfg: Any, gpu: str | None, callbacks: Any) -> Running:
     folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir))
-    process = server.Process(target=work, args=(task, cfg, gpu), name=folder.name)
+    process = server.Process(target=work, args=(task, cfg, gpu, callbacks), name=folder.name)
     process.start()
     return Running(process, folder, cfg, gpu, time.time())
 
 
-def work(task: Any, cfg: Any, gpu: str | None) -> None:
+def work(task: Any, cfg: Any, gpu: str | None, callbacks: Any) -> None:
     """In the job's process: as every launcher runs a job."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ[GPUS] = gpu
     setup_globals()
     run_job(
-        hydra_context=HydraContext(None, Callbacks()),
+        hydra_context=HydraContext(None, callbacks),
         task_function=task,
         config=cfg,
         job_dir_key="hydra.sweep.dir",
