@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 
 from trainlab.config import keys, words
 from trainlab.errors import ConfigError
-from trainlab.sweeps.search.space import Space
+from trainlab.sweeps.search.space import Space, with_value
 
 MOST_JOBS = 10_000
 OF_THE_SWEEP = "sweep.", "repeats", "quiet", "trust", "search", "hydra.", "hydra/"
@@ -66,7 +66,7 @@ def values(overrides: Iterable[Override], groups: Iterable[str]) -> dict[str, li
 
 
 def _listed(o: Override, text: str) -> list[Any]:
-    listed = [Override._convert_value(v) for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
+    listed = [with_value(o, v).value() for v in islice(o.sweep_iterator(), MOST_JOBS + 1)]
     if len(listed) > MOST_JOBS:
         raise ConfigError(f"{text}: more than {MOST_JOBS} values; name fewer")
     for value in (few := listed[:1000]):

@@ -135,15 +135,15 @@ class Space:
         axes: list[Axis] = []
         keys = {}
         for o in overrides:
-            value = o._value
+            value = parsed(o)
             if isinstance(value, ChoiceSweep) and varies(value.list):  # see as_sweep
                 value = value.list[0] if len(value.list) == 1 else dict(enumerate(value.list))
                 keys[o.key_or_group] = tuple(_pieces(o, value, o.key_or_group, axes))
             elif o.is_sweep_override():
-                axes.append(_axis(o, o._value, o.key_or_group))
+                axes.append(_axis(o, value, o.key_or_group))
                 keys[o.key_or_group] = (len(axes) - 1,)
-            elif varies(o._value):
-                keys[o.key_or_group] = tuple(_pieces(o, o._value, o.key_or_group, axes))
+            elif varies(value):
+                keys[o.key_or_group] = tuple(_pieces(o, value, o.key_or_group, axes))
         return cls(tuple(axes), keys)
 
     @property
@@ -203,9 +203,20 @@ def varies(value: Any) -> bool:
     return isinstance(value, Sweep) or (isinstance(value, list | dict) and any(map(varies, inner)))
 
 
+def parsed(o: Override) -> Any:
+    """The value as Hydra parsed it. Its public `value()` takes the quotes off what stands in a
+    list, and an override made of that would be another."""
+    return o._value
+
+
+def with_value(o: Override, value: Any, kind: ValueType = ValueType.ELEMENT) -> Override:
+    """The override with another parsed value, for Hydra's own methods to read or write it."""
+    return dataclasses.replace(o, _value=value, value_type=kind)
+
+
 def as_sweep(o: Override) -> str:
     """The override as Hydra takes it for a sweep: one inside a list it takes for a value."""
-    if o.is_sweep_override() or not varies(o._value):
+    if o.is_sweep_override() or not varies(o.value()):
         return o.input_line
     return f"{o.key_or_group}=choice({o.get_value_string()})"
 
@@ -219,7 +230,7 @@ def _pieces(o: Override, value: Any, name: str, axes: list[Axis]) -> list[str | 
         text = o.input_line.replace("=", " = ", 1)
         raise ConfigError(f"{text}: no sweep inside {{...}} or one of several; list what to try")
     if not isinstance(value, list):
-        return [Override._get_value_element_as_str(value)]
+        return [with_value(o, value).get_value_element_as_str()]
     parts: list[str | int] = ["["]
     for i, item in enumerate(value):
         parts += [","] * (i > 0) + _pieces(o, item, f"{name}[{i}]", axes)
@@ -239,9 +250,9 @@ def _axis(o: Override, sweep: Any, name: str) -> Axis:
         raise ConfigError(f"{told}: no shuffle, whose order is another each time; leave it out")
     if isinstance(sweep, RangeSweep) and not sweep.step:
         raise ConfigError(f"{told}: step 0; use range(START,STOP,STEP)")
-    listed = dataclasses.replace(o, _value=sweep, value_type=o.value_type)
-    if not o.is_sweep_override():  # inside a list, where Hydra calls it an element
-        listed.value_type = ValueType.CHOICE_SWEEP
+    # a sweep inside a list Hydra calls an element
+    kind = o.value_type if o.is_sweep_override() else ValueType.CHOICE_SWEEP
+    listed = with_value(o, sweep, kind)
     if not (texts := tuple(listed.sweep_string_iterator())):
         raise ConfigError(f"{told}: no value; name one")
     return Choice(name, texts)
