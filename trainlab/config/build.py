@@ -19,7 +19,8 @@ from trainlab.errors import ConfigError
 ROOMS = "nn optim data probes checks faults experiment training.metrics"
 OURS = tuple(f"trainlab.{room}" for room in ROOMS.split())
 ALLOWED = ("torch.nn", "torch.optim", "torchvision.models", *OURS)
-# where the C functions live that torch.nn.functional shows: gelu, conv2d, ...
+# where the C functions live that torch.nn.functional shows: gelu, conv2d, ... Their __module__ and
+# __qualname__ name no public place
 C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
 PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no step starts with an underscore
 
@@ -37,11 +38,13 @@ class Door:
 
     def __call__(self, node: Any, **known: Any) -> Any:
         where = "config"
-        if hasattr(node, "_get_full_key"):
+        if not isinstance(node, dict):
             from omegaconf import OmegaConf
 
-            where = node._get_full_key(None) or where
-            node = OmegaConf.to_container(node, resolve=True)
+            if OmegaConf.is_config(node):
+                # private: omegaconf tells a node's own key nowhere else but in its errors
+                where = node._get_full_key(None) or where
+                node = OmegaConf.to_container(node, resolve=True)
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"{where}: has no _target_; name the class or function it stands for")
         self.inspect(node, where)

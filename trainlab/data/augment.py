@@ -40,7 +40,8 @@ class Draw:
 
     def beta(self, n: int, alpha: float) -> Tensor:
         """(n,) float32 from Beta(alpha, alpha), the law of the first of two Dirichlet shares."""
-        # torch.distributions takes no generator; in float64 as float32 is 0/0 for small alpha
+        # private: torch.distributions' Beta and Dirichlet take no generator, and a Gamma's would
+        # draw others; in float64 as float32 is 0/0 for small alpha
         both = torch.full((n, 2), alpha, dtype=torch.float64, device=self.generator.device)
         return torch._sample_dirichlet(both, self.generator)[:, 0].float()
 

@@ -80,7 +80,8 @@ def assign(layer: nn.Module, value: Tensor) -> None:
 
 
 def _is_weighted(name: str, module: nn.Module) -> bool:
-    held = "weight" in module._parameters or is_parametrized(module, "weight")
+    held = "weight" in dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    held = held or is_parametrized(module, "weight")
     matrix = held and isinstance(module.weight, Tensor) and is_matrix(module.weight)
     return matrix and not is_norm(name, module)
 
@@ -144,7 +145,8 @@ def truncated(weight: Tensor, scale: float = 1.0, fan: str = "in") -> Tensor:
     """Variance scale / fan, drawn from a normal distribution cut at two of its standard deviations;
     fan: in, out or the mean of both. Keras' VarianceScaling,
     https://keras.io/api/layers/initializers/#variancescaling-class; in place."""
-    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
+    taps = math.prod(weight.shape[2:])
+    fan_out, fan_in = weight.shape[0] * taps, weight.shape[1] * taps
     count = {"in": fan_in, "out": fan_out, "mean": (fan_in + fan_out) / 2}[fan]
     std = math.sqrt(scale / count) / TRUNCATED
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -155,7 +155,9 @@ def _recorded(
 ) -> tuple[Layer, Tensor]:
     """The layer that function(copy, *args, **kwargs) = out becomes, and what the model goes on with
     in the place of `out`: a copy, because a later in-place change would corrupt what was seen."""
-    if copy._version == 0:  # torch counts the in-place changes of a tensor; a copy has none
+    # private: nothing public says whether a tensor was changed in place, without a comparison of
+    # all its numbers. torch counts the changes; a copy has none
+    if copy._version == 0:
         return Layer(name, function, args, kwargs, copy.detach(), out), out.clone()
     seen, changed = x.detach().clone(), x.copy_(copy)  # whoever holds x must see the change in it
     return Layer(name, function, args, kwargs, seen, out), changed if out is copy else out.clone()
@@ -286,7 +288,7 @@ def numbered(names: list[str]) -> list[str]:
 
 def eager(model: nn.Module) -> nn.Module:
     """The module behind `torch.compile`, which has the same parameters; others as they are."""
-    return getattr(model, "_orig_mod", model)
+    return getattr(model, "_orig_mod", model)  # torch has no public name for it
 
 
 @contextmanager
@@ -294,7 +296,9 @@ def unmoved(model: nn.Module) -> Iterator[None]:
     """Buffers and random streams, also the model's own, are afterwards what they were before."""
     modules = list(model.modules())
     buffers = [
-        (m, name, b, b.clone()) for m in modules for name, b in m._buffers.items() if b is not None
+        (m, name, b, b.clone())
+        for m in modules
+        for name, b in m.named_buffers(recurse=False, remove_duplicate=False)
     ]
     states = [(g, g.get_state()) for m in modules for g in _generators(m)]
     with same_streams():

@@ -14,6 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
+
+# private: only its class tells what the public weight_norm makes from other parametrizations
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -105,6 +107,8 @@ def _free(module: nn.Module) -> bool:
 
 def _bare(module: nn.Module) -> bool:
     """A layer without weights, running figures or parts, that treats each sample alone."""
+    # private, as the public iterators leave out what is None: the weight of a BatchNorm3d without
+    # one, which mixes samples all the same
     held = list(module.children()) or module._parameters or module._buffers
     return not held and not isinstance(module, RANDOM)
 
@@ -142,7 +146,7 @@ def _composed(models: list[nn.Module], streams: list[torch.Generator], folded: b
         for name, _ in first.named_children()
     }
     module = copy.copy(first)
-    module._modules = dict(parts)
+    module._modules = dict(parts)  # private: by add_module they would become those of `first` too
     return Folded(module) if alone else module
 
 
@@ -164,7 +168,8 @@ class Folded(nn.Module):
 
     def __init__(self, module: nn.Module):
         super().__init__()
-        self._modules = module._modules  # so that parameters keep their names
+        # private: the parts have their names here too, and one exchanged here is exchanged there
+        self._modules = module._modules
         self.one = [module]
 
     @property
@@ -189,7 +194,7 @@ def _mapped(models: list[nn.Module]) -> "Mapped":
             raise unstackable(
                 kind(models[0]), "computes its weight in a way that torch cannot batch"
             )
-        if any(b is not None for b in module._buffers.values()):
+        if any(True for _ in module.buffers(recurse=False)):
             raise unstackable(
                 kind(module), "holds running figures, which are not kept apart by run here"
             )

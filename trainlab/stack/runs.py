@@ -180,12 +180,10 @@ class Stack:
         trainer = self.trainer
         index = torch.tensor(places, device=trainer.params[0].device)
         for module in self.model.modules():
-            for p in module._parameters.values():
-                if p is not None:
-                    p.grad, p.data = None, p.data.index_select(0, index)
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = buffer.index_select(0, index)
+            for p in module.parameters(recurse=False):
+                p.grad, p.data = None, p.data.index_select(0, index)
+            for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+                setattr(module, name, buffer.index_select(0, index))
             if hasattr(module, "keep"):
                 module.keep(places)
         trainer.optimizer.keep(index)
@@ -219,7 +217,7 @@ class Stack:
         return {
             single_name(name): t[at].clone(memory_format=torch.contiguous_format)
             for name, t in stacked.items()
-            if not name.endswith("_extra_state")
+            if not name.endswith(state.OWN)
         }
 
 

@@ -90,6 +90,7 @@ class Weighted(Stacked):
         if not self.normed:
             return self.weight.flatten(0, 1)
         g, v = getattr(self, self.G), getattr(self, self.V)
+        # private, but what a single run's weight_norm calls: other sums are other bits
         return torch._weight_norm(v.flatten(0, 1), g.flatten(0, 1), 0)
 
 
