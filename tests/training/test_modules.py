@@ -1,6 +1,5 @@
 """What is an activation, a norm, a matrix: torch's classes, and one's own by their place."""
 
-import importlib
 from functools import partial
 from pathlib import Path
 
@@ -20,26 +19,6 @@ from trainlab.stack.layers import single_name, stack
 from trainlab.training.modules import activation_name, activations, matrices, norms
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-PRIVATE = {"batchnorm": ["_BatchNorm", "_NormBase"], "dropout": ["_DropoutNd"]}
-
-
-@pytest.mark.parametrize("file", PRIVATE)
-def test_torch_still_has_the_base_classes_that_it_names_as_private(file):
-    module = importlib.import_module(f"torch.nn.modules.{file}")
-    for name in PRIVATE[file]:
-        assert hasattr(module, name), (
-            f"torch {torch.__version__} has no torch.nn.modules.{file}.{name} any more: say in "
-            "trainlab/training/modules.py by what others' norms and dropouts are known now"
-        )
-
-
-def test_the_base_classes_are_still_those_of_torchs_layers():
-    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
-        assert issubclass(kind, nn.modules.batchnorm._BatchNorm), kind
-    for kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
-        assert issubclass(kind, nn.modules.batchnorm._NormBase), kind
-    for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout):
-        assert issubclass(kind, nn.modules.dropout._DropoutNd), kind
 
 
 @pytest.mark.parametrize("word", sorted(p.stem for p in (CONF / "activation").glob("*.yaml")))
