@@ -34,6 +34,7 @@ def train(cfg, directory, door, choices, fail="", at=None):
         raise eval(fail)
     file.write_text(json.dumps(status | {"state": "finished"}))
     return {"lr": cfg.optim.lr, "resume": cfg.resume, "directory": str(directory)}
+def story(): return train
 """
 
 
@@ -432,7 +433,7 @@ def test_from_python(told, tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(ConfigError, match=r"did you mean optim\.lr"):
         trainlab.run("lr=1")
-    node = ["task._target_=told_story.train", "trust=[told_story]"]
+    node = ["task._target_=told_story.story", "trust=[told_story]"]
     assert trainlab.run(*node, "optim.lr=0.5")["lr"] == 0.5
 
 
