@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from trainlab.sweeps.execute import ledger
 from trainlab.training.metrics import LOSS, Facts
 
 METRICS = {"loss": asdict(LOSS), "accuracy": asdict(Facts("accuracy", "up"))}
@@ -34,3 +35,4 @@ def keep(directory, found, **sweep):
     told = {"command": [], "axes": {}, "jobs": len(found), "nuisance": [], "repeats": 1}
     told |= {"monitor": "val/loss"} | sweep
     (directory / "sweep.json").write_text(json.dumps(told))
+    ledger.write_jobs(directory, {entry["folder"]: entry["number"] for entry in found})

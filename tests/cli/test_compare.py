@@ -15,6 +15,7 @@ from ledgers import keep, result
 from trainlab.__main__ import main
 from trainlab.cli import compare
 from trainlab.storage import run_folder
+from trainlab.sweeps.execute import ledger
 
 PLAIN = ["preflight=none", "probe=none", "max_steps=20", "quiet=true"]
 
@@ -87,8 +88,11 @@ def test_an_unfinished_run_has_its_state(runs, tmp_path, capsys):
 
 
 def test_of_a_sweep_only_the_best_shows_its_test_figures(runs, tmp_path, capsys):
-    for number, name in enumerate("abcab"):
-        shutil.copytree(runs / name, tmp_path / f"{number:04d}_{name}")
+    jobs = {f"{name}{number}": number for number, name in enumerate("abcab")}
+    for folder in jobs:
+        shutil.copytree(runs / folder[0], tmp_path / folder)
+    ledger.write_jobs(tmp_path, jobs)
+    assert compare.found(tmp_path) == [tmp_path / folder for folder in jobs]
     assert compare.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     losses = [json.loads(p.read_text())["results"] for p in sorted(tmp_path.glob("*/summary.json"))]

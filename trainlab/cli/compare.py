@@ -7,7 +7,6 @@ one it is shown for each. The best of a sweep is its leaderboard's: a setting wi
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +45,8 @@ def found(folder: Path) -> list[Path]:
         what = "no run there (no config.yaml)" if folder.is_dir() else "no such folder"
         raise ConfigError(f"{folder}: {what}; give the folder of a run or of a sweep")
 
-    def number(path: Path) -> tuple[float, str]:
-        digits = re.match(r"\d+", path.name)
-        return float(digits[0]) if digits else float("inf"), path.name
-
-    return sorted(inside, key=number)
+    numbers = _numbers(folder)  # none in a folder of runs that are no sweep
+    return sorted(inside, key=lambda run: (numbers.get(run.name, len(numbers)), run.name))
 
 
 def config(run: Path) -> dict[str, Any]:
@@ -103,6 +99,12 @@ def outcome(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     told["seconds"] = round(seen["seconds"], 1)
     told["ms a step"] = round(1e3 * seen["seconds"] / max(seen["steps"], 1), 3)
     return told | {f"environment {key}": value for key, value in seen["environment"].items()}
+
+
+def _numbers(sweep: Path) -> dict[str, int]:
+    """Folder -> number of the jobs of a sweep; nothing where it is none."""
+    path = sweep / "jobs.json"
+    return _read(path, json.loads) if path.exists() else {}
 
 
 def _read(path: Path, parse: Any) -> Any:
@@ -185,13 +187,15 @@ def show(runs: Sequence[Path], named: bool) -> None:
 def labels(runs: Sequence[Path]) -> list[str]:
     """Their folders' names; of jobs their sweep, where it is not one, and number; the paths where
     these are alike."""
-    names = [run.resolve().name for run in runs]
-    numbers = [match[0] for name in names if (match := re.match(r"\d+(?=_)", name))]
-    sweeps = [run.resolve().parent.name for run in runs]
-    if len(set(sweeps)) > 1:
-        numbers = [f"{sweep}/{n}" for sweep, n in zip(sweeps, numbers, strict=False)]
-    if len(set(numbers)) == len(runs):
-        return numbers
+    places = [run.resolve() for run in runs]
+    names = [place.name for place in places]
+    sweeps = {place.parent: _numbers(place.parent) for place in places}
+    if all(place.name in sweeps[place.parent] for place in places):
+        told = [f"{sweeps[place.parent][place.name]:04d}" for place in places]
+        if len(sweeps) > 1:
+            told = [f"{place.parent.name}/{n}" for place, n in zip(places, told, strict=True)]
+        if len(set(told)) == len(runs):
+            return told
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 

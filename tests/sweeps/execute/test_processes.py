@@ -55,8 +55,9 @@ def test_what_goes_wrong_between_two_jobs_is_told(monkeypatch):
     ("before", "after"), [("finished", "finished"), ("diverged", "diverged"), ("running", "failed")]
 )
 def test_a_job_killed_between_its_end_and_its_result(before, after, tmp_path):
-    folder = tmp_path / "0000_seed=0"
+    folder = tmp_path / "0001_seed=0"
     (folder / ".hydra").mkdir(parents=True)
+    ledger.write_jobs(tmp_path, {folder.name: 7})  # not what its name looks like
     cfg = OmegaConf.create({"seed": 0, "monitor": "val/loss"})
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
     (folder / ".hydra" / "overrides.yaml").write_text("- seed=0")
@@ -65,6 +66,7 @@ def test_a_job_killed_between_its_end_and_its_result(before, after, tmp_path):
     (folder / "summary.json").write_text(json.dumps(summary))
     processes.lost(processes.Running(None, folder, cfg, None, 0.0), "killed by SIGKILL")
     (result,) = ledger.results(tmp_path)
+    assert (result["folder"], result["number"]) == (folder.name, 7)
     assert result["state"] == after == run_folder.read_status(folder)["state"]
     assert result["reason"] == ("killed by SIGKILL" if before == "running" else "why")
     assert result["monitor"]["value"] == (0.25 if after == "finished" else None)

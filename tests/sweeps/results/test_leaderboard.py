@@ -207,6 +207,14 @@ def test_the_rest_is_told_when_a_stack_has_ended(tmp_path):
     assert out.getvalue().count("for the rest") == 1
 
 
+def test_jobs_that_began_and_have_no_result_are_under_way(tmp_path):
+    ledger.write_jobs(tmp_path, {"a": 0, "b": 1, "c": 2})
+    for name in ("a", "b", "0007_of_somebody_else"):
+        (tmp_path / name).mkdir()
+    told = leaderboard.Watcher(tmp_path, 3, io.StringIO()).progress()
+    assert told.startswith("0 of 3 jobs ended, 2 under way, 0 failed")
+
+
 def test_a_table_on_a_terminal(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import json
 import math
 import re
 import shutil
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 
 from trainlab.config import keys
 from trainlab.errors import ConfigError, TrainlabError
-from trainlab.storage import atomic, run_folder
+from trainlab.storage import run_folder
 from trainlab.sweeps.execute import ledger
 from trainlab.sweeps.execute.partition import within
 from trainlab.sweeps.search.axes import MOST_JOBS
@@ -112,8 +111,8 @@ class Job:
     until: float
 
     @property
-    def rung(self) -> str:
-        return f"{self.number} {self.until:.6g}"
+    def rung(self) -> tuple[str, float]:
+        return self.folder.name, self.until
 
     def lines(self) -> list[str]:
         """Its overrides as it starts now: anew, or from the checkpoint that a kill, a signal or a
@@ -143,15 +142,16 @@ class Sweep:
         self.fixed = {k: text for k, text in texts.items() if not within(k, dropped)}
         self.fixed["quiet"] = "false" if texts.get("quiet") == "false" else "true"
         self.folders: dict[Any, str] = {}  # setting -> its folder's name
-        self.path = directory / "rungs.json"
-        rungs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.numbers = ledger.read_jobs(directory)
         # who failed has a result that says so, unless it is tried again
-        self.rungs = {rung: score for rung, score in rungs.items() if score is not None}
+        scores = ledger.read_rungs(directory).items()
+        self.rungs = {rung: score for rung, score in scores if score is not None}
 
     def run(self, batch: Sequence[Ask]) -> list[float | None]:
         """The score of each Ask, of what is there or of runs now: lower is better, None is lost;
         the mean over the seeds. Raises TrainlabError where jobs did not end."""
         jobs = [[self.job(ask, seed) for seed in self.seeds] for ask in batch]
+        ledger.write_jobs(self.directory, self.numbers)  # before any of them ends
         scores, todo = self.look([job for own in jobs for job in own])
         if todo:
             lines = [job.lines() for job in todo]
@@ -168,14 +168,17 @@ class Sweep:
         """The job of this setting and seed, in the folder that it had before if it had one."""
         own = ask.values | ({} if seed is None else {"seed": seed})
         key = tuple((name, _plain(text)) for name, text in sorted(own.items()))
-        number = len(self.folders)
-        name = re.sub(r"[^\w.,=+-]+", "-", ",".join(f"{k}={v}" for k, v in own.items()))[:LONGEST]
-        name = self.folders.setdefault(key, f"{number:04d}{'_' if name else ''}{name}")
+        if key not in self.folders:
+            number, text = len(self.folders), ",".join(f"{k}={v}" for k, v in own.items())
+            shown = re.sub(r"[^\w.,=+-]+", "-", text)[:LONGEST]
+            self.folders[key] = f"{number:04d}{'_' if shown else ''}{shown}"
+            self.numbers[self.folders[key]] = number
+        name = self.folders[key]
         overrides = [f"{k}={v}" for k, v in (self.fixed | own).items()]
-        return Job(int(name.partition("_")[0]), self.directory / name, overrides, ask.until)
+        return Job(self.numbers[name], self.directory / name, overrides, ask.until)
 
-    def look(self, jobs: Sequence[Job]) -> tuple[dict[str, float | None], list[Job]]:
-        """Rung -> score of the jobs that are that are as far as asked; and those that are not."""
+    def look(self, jobs: Sequence[Job]) -> tuple[dict[ledger.Rung, float | None], list[Job]]:
+        """Rung -> score of the jobs that are as far as asked; and those that are not."""
         ended = {result["folder"] for result in ledger.results(self.directory)}
         for job in jobs:
             if job.folder.name not in ended:
@@ -195,7 +198,7 @@ class Sweep:
             job.rung: scores[job.rung] for job in jobs if job.until < 1 and job.rung in scores
         }:
             self.rungs |= rungs
-            atomic.write_json(self.path, self.rungs)
+            ledger.write_rungs(self.directory, self.rungs)
         return scores, list(left.values())
 
     def score(self, value: float | None) -> float | None:
@@ -204,7 +207,7 @@ class Sweep:
 
     def drop(self) -> None:
         """What was paused and never asked for again has ended."""
-        for folder in self.directory.glob("[0-9]*"):
+        for folder in (self.directory / name for name in self.numbers):
             if ledger.paused_at(folder) is not None:
                 ledger.record(folder, ledger.saved(folder), "dropped", "stopped by the search")
 

@@ -5,7 +5,8 @@
      "state": "finished" | "failed" | "diverged" | "dropped", "reason": "", "results": {"val": ...},
      "monitor": {"name": "val/loss", "value": 0.123}, "steps": 450, "seconds": 1.2,
      "metrics": {"loss": {"name": "loss", "direction": "down", "unit": "", "digits": 4}, ...}}
-`<sweep>/sweep.json` says what the sweep is; who starts a sweep holds `<sweep>/.lock`.
+`<sweep>/sweep.json` says what the sweep is, `<sweep>/jobs.json` the number of each job's folder,
+`<sweep>/rungs.json` the scores of paused jobs; who starts a sweep holds `<sweep>/.lock`.
 """
 
 import contextlib
@@ -45,6 +46,8 @@ PLACES = "data.root", "data.download", "data.memory_limit", "data.workers"
 VOLATILE = *OF_NO_RUN, *PLACES, "trust", "log.every", "checkpoint"
 LOST = "failed", "diverged"
 
+Rung = tuple[str, float]  # a job's folder, and the share of its steps at which it was judged
+
 
 def digest(config: dict[str, Any], *more: Any) -> str:
     """16 hex digits of a resolved config, without what changes no result, and of `more`."""
@@ -58,6 +61,30 @@ def read_manifest(sweep: Path) -> dict[str, Any]:
         found = json.loads((sweep / "sweep.json").read_text())
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def read_jobs(sweep: Path) -> dict[str, int]:
+    """Folder -> number of every job that was asked for; nothing where there is no jobs.json."""
+    path = sweep / "jobs.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_jobs(sweep: Path, numbers: dict[str, int]) -> None:
+    """Only the driver does, before it launches them: who ends reads its number there."""
+    if numbers != read_jobs(sweep):
+        atomic.write_json(sweep / "jobs.json", numbers)
+
+
+def read_rungs(sweep: Path) -> dict[Rung, float | None]:
+    """The score of each job at each of its pauses, None where it failed."""
+    path = sweep / "rungs.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return {(row["folder"], row["until"]): row["score"] for row in rows}
+
+
+def write_rungs(sweep: Path, rungs: dict[Rung, float | None]) -> None:
+    rows = [{"folder": f, "until": until, "score": score} for (f, until), score in rungs.items()]
+    atomic.write_json(sweep / "rungs.json", rows)
 
 
 def results(sweep: Path) -> list[dict[str, Any]]:
@@ -96,10 +123,10 @@ def forget(sweep: Path, states: Sequence[str]) -> None:
              if (r := read(path))["state"] in states}  # fmt: skip
     for result in again.values():
         shutil.rmtree(sweep / result["folder"], ignore_errors=True)
-    if (path := sweep / "rungs.json").exists():
-        numbers = {str(result["number"]) for result in again.values()}
-        rungs = json.loads(path.read_text())
-        atomic.write_json(path, {k: v for k, v in rungs.items() if k.split()[0] not in numbers})
+    folders = {result["folder"] for result in again.values()}
+    if rungs := read_rungs(sweep):
+        kept = {rung: score for rung, score in rungs.items() if rung[0] not in folders}
+        write_rungs(sweep, kept)
     atomic.remove(list(again))
 
 
@@ -195,7 +222,7 @@ def record(directory: Path, cfg: Any, state: str, reason: str = "") -> None:
         "digest": digest(config, values, data),
         "data": data,
         "folder": directory.name,
-        "number": int(directory.name.partition("_")[0]),
+        "number": read_jobs(sweep)[directory.name],
         "values": values,
         "state": state,
         "reason": reason,

@@ -213,7 +213,8 @@ class Watcher:
         """How many of how many, since when, and how long for the rest at the pace so far."""
         ended, passed = len(self.ended), time.monotonic() - self.begun
         bad = sum(result["state"] in ("failed", "diverged") for result in self.ended.values())
-        folders = [f for f in os.listdir(self.directory) if f[:1].isdigit()]
+        jobs = ledger.read_jobs(self.directory)
+        folders = [name for name in jobs if (self.directory / name).exists()]
         now = max(len(folders) - ended, 0)
         told = f"{ended} of {self.jobs or '?'} jobs ended, {now} under way, {bad} failed"
         told += f"; {passed:.0f} s so far"
