@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from trainlab.errors import ConfigError
 from trainlab.nn import norm
-from trainlab.nn.activation import Maxout, ReLUSquared, gain, prelu, sized
+from trainlab.nn.activation import Maxout, PReLU, ReLUSquared, gain, sized
 from trainlab.nn.cnn import cnn
 from trainlab.nn.mlp import mlp
 from trainlab.observe.capture import capture, recorded_layers
@@ -61,11 +61,11 @@ def test_relu_squared_is_the_square_of_relu():
 
 
 def test_prelu_has_one_slope_a_layer_or_a_channel():
-    assert sized(lambda: prelu(), 6)[1].weight.shape == (1,)
-    width, module = sized(lambda width=None: prelu("channel", 0.1, width), 6)
+    assert sized(PReLU(), 6)[1].weight.shape == (1,)
+    width, module = sized(PReLU("channel", 0.1), 6)
     assert width == 6 and torch.equal(module.weight, torch.full((6,), 0.1))
     with pytest.raises(ConfigError, match="activation.per = channel: .* use per=layer"):
-        prelu("channel")
+        PReLU("channel")()
 
 
 def test_the_word_prelu_takes_its_width_from_the_layer(word):

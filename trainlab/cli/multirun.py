@@ -72,7 +72,7 @@ def make_plan(request: Any) -> dict[str, Any]:
     ours = [o for o in request.overrides if not o.is_hydra_override()]
     space = Space.of(ours)
     sampler = instantiate(request.cfg.hydra.sweeper.sampler)
-    settings = drive.sampler_settings(sampler, cfg.sweep)
+    settings = drive.sampler_settings(request.cfg.hydra.sweeper.get("takes", ()), cfg.sweep)
     jobs = n * drive.size(space, sampler, settings, cfg)
     axes = {o.key_or_group: axis_spec(o) for o in ours if o.key_or_group in space.keys}
     if "seed" in cfg.sweep.nuisance:

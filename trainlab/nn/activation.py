@@ -5,9 +5,10 @@ An activation with an attribute `pieces` makes one unit of P, the largest (maxou
 """
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,13 +17,19 @@ from torch import Tensor, nn
 from trainlab.errors import ConfigError
 
 
+@runtime_checkable
+class OfWidth(Protocol):
+    """A factory of activations that depend on the width of their layer."""
+
+    def of_width(self, width: int) -> nn.Module: ...
+
+
 def sized(activation: Callable[..., nn.Module], width: int) -> tuple[int, nn.Module]:
     """What the layer before must put out, and the activation that makes `width` units of it.
 
-    A factory that takes a `width`, as prelu does for one slope per channel, is told it.
+    A factory that is `OfWidth`, as PReLU for one slope per channel, is told the width.
     """
-    told = {"width": width} if "width" in inspect.signature(activation).parameters else {}
-    module = activation(**told)
+    module = activation.of_width(width) if isinstance(activation, OfWidth) else activation()
     return width * getattr(module, "pieces", 1), module
 
 
@@ -80,11 +87,21 @@ class Maxout(nn.Module):
         return f"pieces={self.pieces}"
 
 
-def prelu(per: str = "layer", slope: float = 0.25, width: int | None = None) -> nn.Module:
+@dataclass(frozen=True)
+class PReLU:
     """He et al. 2015, https://arxiv.org/abs/1502.01852: leaky relu whose slope is learned, one
-    `per` layer, or channel of `width`. Raises ConfigError where the width is not known."""
-    if per == "channel" and width is None:
-        raise ConfigError(
-            "activation.per = channel: the width of the layer is not known here; use per=layer"
-        )
-    return nn.PReLU(width if per == "channel" else 1, init=slope)
+    `per` layer or channel. A factory of torch's, which wants the number of slopes."""
+
+    per: str = "layer"
+    slope: float = 0.25
+
+    def of_width(self, width: int) -> nn.Module:
+        return nn.PReLU(width if self.per == "channel" else 1, init=self.slope)
+
+    def __call__(self) -> nn.Module:
+        """Raises ConfigError for one slope per channel: the width is not known."""
+        if self.per == "channel":
+            raise ConfigError(
+                "activation.per = channel: the width of the layer is not known here; use per=layer"
+            )
+        return self.of_width(1)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 import itertools
 import math
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from spaces import LR, MIXED, WD, asks, bowl, driven, space_of
 
-from trainlab.config import words
+from trainlab.config import keys, words
 from trainlab.errors import ConfigError
 from trainlab.sweeps.search.samplers.coarse_to_fine import coarse_to_fine
 from trainlab.sweeps.search.samplers.grid import grid
@@ -208,6 +209,32 @@ def test_optuna_names_its_samplers():
         next(sampler(MIXED, sampler="tpee"))
     with pytest.raises(ConfigError, match="use tpe"):
         next(sampler(MIXED, sampler="bruteforce"))
+
+
+def test_the_listed_samplers_of_optuna_are_those_that_need_only_a_seed():
+    """Another Optuna may have others: then the list is to be changed."""
+    optuna()
+    from optuna import samplers
+
+    from trainlab.sweeps.search.samplers.optuna import SEEDED, maker
+
+    found = set()
+    for name, kind in inspect.getmembers(samplers, inspect.isclass):
+        own = inspect.signature(kind).parameters
+        if "seed" in own and all(key.default is not key.empty for key in own.values()):
+            found.add(name)
+    assert {f"{name}Sampler" for name in SEEDED} == found
+    assert {maker(name.lower()).__name__ for name in SEEDED} == found
+
+
+@pytest.mark.parametrize("path", sorted((words.conf() / "hydra/sweeper").glob("*.yaml")))
+def test_a_word_takes_every_key_of_sweep_that_its_sampler_has(path):
+    told = yaml.safe_load(path.read_text())
+    module, _, name = told["sampler"]["_target_"].rpartition(".")
+    sampler = getattr(importlib.import_module(module), name)
+    own = {key.removeprefix("sweep.") for key in keys.OWN_KEYS if key.startswith("sweep.")}
+    takes = [k for k in inspect.signature(sampler).parameters if k in own | {"directory"}]
+    assert told["takes"] == takes
 
 
 def test_optuna_missing_is_one_line(monkeypatch):

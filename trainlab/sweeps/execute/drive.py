@@ -1,7 +1,6 @@
 """A sweep from its first job to its last: what the sampler asks for, less what is there already."""
 
 import contextlib
-import inspect
 import math
 import re
 import shutil
@@ -30,19 +29,25 @@ LONGEST = 120  # characters of a folder's name that tell what differs
 
 
 def drive(
-    launcher: Any, loader: Any, master: Any, arguments: Sequence[str], sampler: Callable
+    launcher: Any,
+    loader: Any,
+    master: Any,
+    arguments: Sequence[str],
+    sampler: Callable,
+    takes: Sequence[str],
 ) -> None:
     """Launch batch after batch until the sampler has no more questions.
 
-    master: the sweep's own config, as Hydra composes it; arguments: the overrides of its jobs.
+    master: the sweep's own config, as Hydra composes it; arguments: the overrides of its jobs;
+    takes: what the sampler is given of `sweep.*`, and `directory`, the sweep's folder.
     """
     typed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     directory = Path(str(master.hydra.sweep.dir))
     directory.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(master, directory / "multirun.yaml")
     sweep = Sweep(launcher, directory, master, typed)
-    more = {"directory": directory} if "directory" in inspect.signature(sampler).parameters else {}
-    space, taken = Space.of(typed), sampler_settings(sampler, master.sweep)
+    more = {"directory": directory} if "directory" in takes else {}
+    space, taken = Space.of(typed), sampler_settings(takes, master.sweep)
     played(sampler(space, **taken, **more), sweep.run)
     sweep.drop()
     tried, most = len(sweep.folders) // len(sweep.seeds), min(taken.get("trials", 0), space.size)
@@ -60,10 +65,9 @@ def played(asks: Generator[list[Ask], list, None], run: Callable) -> None:
             scores = run(asks.send(scores))
 
 
-def sampler_settings(sampler: Callable, typed: Any) -> dict[str, Any]:
-    """Those of the `sweep.*` settings that a sampler takes."""
-    names = inspect.signature(sampler).parameters
-    return {key: keys.values(value) for key, value in typed.items() if key in names}
+def sampler_settings(takes: Sequence[str], typed: Any) -> dict[str, Any]:
+    """Those of the `sweep.*` settings that a sampler takes, by its YAML."""
+    return {key: keys.values(value) for key, value in typed.items() if key in takes}
 
 
 def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) -> int:
@@ -72,7 +76,7 @@ def size(space: Space, sampler: Callable, settings: dict[str, Any], cfg: Any) ->
     if "trials" in settings:
         count = min(settings["trials"], space.size)
     else:
-        count = math.prod(min(axis.size, settings["points"] or 1) if isinstance(axis, Interval)
+        count = math.prod(min(axis.size, settings.get("points") or 1) if isinstance(axis, Interval)
                           else axis.size for axis in space.axes)  # fmt: skip
     if count > MOST_JOBS:
         raise ConfigError(f"-m: {count:.0f} jobs, more than {MOST_JOBS}; sweep over fewer values")

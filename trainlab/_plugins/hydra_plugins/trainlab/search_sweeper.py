@@ -9,8 +9,10 @@ from hydra.plugins.sweeper import Sweeper
 
 
 class SearchSweeper(Sweeper):
-    def __init__(self, sampler: Callable):
-        self.sampler = sampler
+    def __init__(self, sampler: Callable, takes: Sequence[str] = ()):
+        """takes: the `sweep.*` keys that the sampler is given, and `directory`, the sweep's folder,
+        for one that keeps something there."""
+        self.sampler, self.takes = sampler, takes
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
@@ -21,4 +23,5 @@ class SearchSweeper(Sweeper):
     def sweep(self, arguments: Sequence[str]) -> None:
         from trainlab.sweeps.execute.drive import drive
 
-        drive(self.launcher, self.context.config_loader, self.config, arguments, self.sampler)
+        loader = self.context.config_loader
+        drive(self.launcher, loader, self.config, arguments, self.sampler, self.takes)

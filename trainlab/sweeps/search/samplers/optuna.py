@@ -1,6 +1,5 @@
 """Ask what was learnt so far. Named by conf/hydra/sweeper/."""
 
-import inspect
 import math
 import warnings
 from collections.abc import Generator
@@ -10,6 +9,8 @@ from typing import Any
 from trainlab.errors import ConfigError
 from trainlab.sweeps.search.space import Ask, Choice, Space
 
+# the samplers of Optuna 5 that need nothing but a seed; grid, partialfixed want their values too
+SEEDED = "BruteForce", "CmaEs", "GP", "NSGAIII", "NSGAII", "QMC", "Random", "TPE"
 MISSES = 100  # settings of one batch that were asked for before
 
 
@@ -62,20 +63,10 @@ def maker(word: str) -> type:
             "hydra/sweeper = optuna: Optuna is not installed; "
             "type pip install 'optuna>=5,<6', or use hydra/sweeper=random"
         ) from error
-    found = {
-        name.removesuffix("Sampler").lower(): kind
-        for name, kind in inspect.getmembers(samplers, inspect.isclass)
-        if name.endswith("Sampler") and seeded(kind)
-    }
+    found = {name.lower(): name for name in SEEDED}
     if word not in found:
         raise ConfigError(f"sweep.sampler = {word}: not one of {', '.join(found)}; use tpe")
-    return found[word]
-
-
-def seeded(kind: type) -> bool:
-    """Whether a sampler needs nothing but a seed."""
-    keys = dict(inspect.signature(kind).parameters)
-    return "seed" in keys and all(key.default is not key.empty for key in keys.values())
+    return getattr(samplers, f"{found[word]}Sampler")
 
 
 def opened(directory: Path | None) -> tuple[Any, list[dict[str, float]]]:
