@@ -85,7 +85,8 @@ class Bench:
         with randomness.init_stream(cfg.seed, 1):
             shares = train.y.cpu().bincount(minlength=len(self.splits.classes)) / len(train)
             self.door(cfg.init)(model, batches(0)[0].cpu(), prior=shares)
-        batches.augment = None if plain else self.augment()  # after init: the same weights
+        if not plain and (augment := self.augment()):  # after init: the same weights
+            batches = batches.having(augment=augment)
         model.to(self.device)
         optimizer = self.door(cfg.optim)(self.parameters(model))
         steps = min(cfg.epochs * batches.per_epoch, cfg.max_steps or 2**62)
