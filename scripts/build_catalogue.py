@@ -26,7 +26,7 @@ GROUPS = (
     "activation", "init", "norm", "preprocess", "augment", "data", "model", "loss", "optim",
     "schedule",
 )  # fmt: skip
-OTHERS = ("preflight", "check", "rule", "probe", "task", "experiment", "fault")
+OTHERS = ("preflight", "check", "rule", "probe", "metric", "task", "experiment", "fault")
 STEPS = 5
 # what a word needs beside itself
 NEEDS = {("norm", "instance"): ["model=cnn"], ("loss", "squared_hinge"): ["optim.lr=0.005"]}
