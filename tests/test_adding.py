@@ -130,8 +130,8 @@ def test_the_activation_is_a_layer(folder_of, command, layer):
     """Its spread, and its saturated and dead share, in its own name; its gain in the check."""
     folder = folder_of(command)
     assert values(folder, f"activation_std/{layer}")
-    assert values(folder, f"saturated/{layer}")
-    assert values(folder, f"dead/{layer}")
+    assert values(folder, f"activation_saturated/{layer}")
+    assert values(folder, f"activation_dead/{layer}")
     assert statuses(folder, "init_gain") == ["PASS"]
 
 
