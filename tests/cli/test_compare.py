@@ -55,6 +55,15 @@ def test_settings_that_differ_as_values_and_figures_side_by_side(runs, capsys):
     assert not any(key.startswith("environment") for key in told)  # all equal
 
 
+def test_a_run_of_an_earlier_version_is_refused(runs, capsys, tmp_path):
+    old = shutil.copytree(runs / "a", tmp_path / "old")
+    summary = json.loads((old / "summary.json").read_text())
+    del summary["metrics"]  # which way is better stood in the code
+    (old / "summary.json").write_text(json.dumps(summary))
+    assert main(["compare", str(old), str(runs / "b")]) == 2
+    assert "summary.json: of an earlier version of trainlab; run it again" in capsys.readouterr().err
+
+
 def test_words_rather_than_what_they_stand_for(runs, capsys):
     told = shown(runs, "ac", capsys)
     assert told["activation"] == ["relu", "elu"]

@@ -86,12 +86,14 @@ def kept(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 
 def outcome(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """What summary.json says: figures, speed, environment; of a run without one, its state.
-    result: of the ledger of its sweep, if there is one."""
+    result: of the ledger of its sweep, if there is one. Raises ConfigError."""
     told = {"state": result.get("state") or run_folder.read_status(run).get("state", "unknown")}
     path = run / "summary.json"
     if not path.exists():
         return told
     seen = _read(path, json.loads)
+    if "metrics" not in seen:
+        raise ConfigError(f"{path}: of an earlier version of trainlab; run it again")
     for split, figures in seen["results"].items():
         for name, own in seen["metrics"].items():
             told[f"{split} {name}"] = round(figures[name], own["digits"])
