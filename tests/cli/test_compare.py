@@ -61,7 +61,9 @@ def test_a_run_of_an_earlier_version_is_refused(runs, capsys, tmp_path):
     del summary["metrics"]  # which way is better stood in the code
     (old / "summary.json").write_text(json.dumps(summary))
     assert main(["compare", str(old), str(runs / "b")]) == 2
-    assert "summary.json: of an earlier version of trainlab; run it again" in capsys.readouterr().err
+    assert (
+        "summary.json: of an earlier version of trainlab; run it again" in capsys.readouterr().err
+    )
 
 
 def test_words_rather_than_what_they_stand_for(runs, capsys):
