@@ -1,5 +1,6 @@
 """`python -m trainlab compare`: what differs between runs, and what came out."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -12,9 +13,11 @@ import yaml
 from forked import finish
 from ledgers import keep, result
 
+import trainlab
 from trainlab.__main__ import main
 from trainlab.cli import compare
-from trainlab.storage import run_folder
+from trainlab.errors import CheckpointError
+from trainlab.storage import checkpoint, run_folder
 from trainlab.sweeps.execute import ledger
 
 PLAIN = ["preflight=none", "probe=none", "max_steps=20", "quiet=true"]
@@ -194,7 +197,7 @@ def test_a_wrong_folder_is_one_line(tmp_path, capsys, monkeypatch, typed, told):
     for name in typed:
         if name in ("b", "torn"):
             (tmp_path / name).mkdir()
-            text = "seed: 1" if name == "b" else "seed: ["
+            text = "{seed: 1, metric: {}}" if name == "b" else "seed: ["
             (tmp_path / name / "config.yaml").write_text(text)
     if typed == [".", "b"]:
         shutil.rmtree(tmp_path / "b")
@@ -223,3 +226,28 @@ def test_it_starts_without_torch(runs):
         times.append(time.monotonic() - begun)
     assert done.stdout.splitlines()[-1] == "False False False 0"
     assert min(times) < 1.5  # about 0.3 s on an idle machine
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(runs, tmp_path, capsys):
+    """Made before the rooms: a config without `metric`, a checkpoint of format 2."""
+    old = tmp_path / "old"
+    shutil.copytree(runs / "a", old)
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["metric"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = json.loads((old / "summary.json").read_text())
+    del summary["metrics"]
+    (old / "summary.json").write_text(json.dumps(summary))
+    (manifest,) = (old / "checkpoints").glob("ckpt-*.json")
+    facts = checkpoint.manifest(manifest) | {"format": 2, "config": config}
+    body = json.dumps(facts).encode()
+    manifest.write_bytes(body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n")
+
+    for command in (["compare", str(old), str(runs / "b")], [f"resume={old}", "epochs=9"]):
+        assert main(command) != 0
+        told = capsys.readouterr().err
+        assert told.startswith("trainlab: error[") and told.count("\n") == 1, told
+        assert "internal" not in told and "version" in told
+    with pytest.raises(CheckpointError, match="format 2, .*; use the version that wrote it"):
+        trainlab.load(old)
+    assert isinstance(trainlab.examine(old), list)  # of its rows, which are as they were

@@ -97,7 +97,7 @@ def test_no_valid_checkpoint_never_starts_over(stopped, tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
     code, _ = finish([f"resume={tmp_path}/run"], tmp_path)
     assert code == 4
-    assert "are damaged" in told(tmp_path)
+    assert "none of its checkpoints can be read" in told(tmp_path)
 
 
 def test_resume_of_nothing(tmp_path):

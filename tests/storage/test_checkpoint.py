@@ -79,7 +79,7 @@ def test_none_is_no_error_and_all_damaged_is(tmp_path):
     assert restore.newest(tmp_path) == (None, [])
     save(tmp_path, 1)
     (tmp_path / "ckpt-00000001.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
+    with pytest.raises(CheckpointError, match="none of its checkpoints can be read"):
         restore.newest(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format 99, this trainlab reads 2"):
+    with pytest.raises(CheckpointError, match="format 99, this trainlab reads 3"):
         restore.newest(tmp_path)
 
 

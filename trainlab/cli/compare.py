@@ -51,14 +51,18 @@ def found(folder: Path) -> list[Path]:
 
 def config(run: Path) -> dict[str, Any]:
     """Resolved. A run that failed before it wrote its own has Hydra's. Raises ConfigError."""
-    if (run / "config.yaml").exists():
-        return _read(run / "config.yaml", yaml.safe_load)
     from omegaconf import OmegaConf
 
-    return _read(
-        run / ".hydra" / "config.yaml",
-        lambda text: OmegaConf.to_container(OmegaConf.create(text), resolve=True),
-    )
+    if (path := run / "config.yaml").exists():
+        told = _read(path, yaml.safe_load)
+    else:
+        path = run / ".hydra" / "config.yaml"
+        told = _read(
+            path, lambda text: OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        )
+    if "metric" not in told:  # what its figures are is not said
+        raise ConfigError(f"{path}: of an earlier version of trainlab; compare with that version")
+    return told
 
 
 def run_settings(run: Path) -> dict[str, Any]:
@@ -162,6 +166,7 @@ def best(
 
 def show(runs: Sequence[Path], named: bool) -> None:
     """Print the settings that differ, then the figures; of the environment what differs only."""
+    changed = differing([run_settings(run) for run in runs])  # first: it refuses earlier versions
     results = kept(runs)
     outcomes = [outcome(run, results.get(run, {})) for run in runs]
     if not named:
@@ -170,7 +175,6 @@ def show(runs: Sequence[Path], named: bool) -> None:
             if place not in winners:
                 for key in [key for key in told if key.startswith("test ")]:
                     del told[key]
-    changed = differing([run_settings(run) for run in runs])
     names = dict.fromkeys(key for told in outcomes for key in told)
     figures = {key: [told.get(key, MISSING) for told in outcomes] for key in names}
     if len(runs) > WIDE:

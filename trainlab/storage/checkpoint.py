@@ -20,7 +20,7 @@ from trainlab.errors import CheckpointError
 from trainlab.storage import atomic
 from trainlab.training.trainer import Trainer
 
-FORMAT = 2
+FORMAT = 3  # 2: before the rooms, whose configs name classes by paths that are gone
 KEPT = 2
 NAME = re.compile(r"ckpt-(\d{8,})\.json")
 

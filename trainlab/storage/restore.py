@@ -42,7 +42,7 @@ def find_checkpoint(
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
 
-    Raises CheckpointError when all are damaged, when the recipe or the data changed in a way
+    Raises CheckpointError when none can be read, when the recipe or the data changed in a way
     that is not allowed, and when the run of so many `steps` is already past its end; ConfigError
     when it is past its `pause_at`.
     """
@@ -122,7 +122,7 @@ def require_same_recipe(now: dict[str, Any], then: dict[str, Any], allowed: Sequ
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and what was wrong with each newer one.
 
-    (None, []) where there is none at all; CheckpointError where there are some and all are damaged.
+    (None, []) where there is none at all; CheckpointError where none of them can be read.
     """
     wrong: list[str] = []
     for path in manifests(folder):
@@ -132,7 +132,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             wrong.append(str(error))
     if wrong:
         raise CheckpointError(
-            f"resume = {folder.parent}: all {len(wrong)} checkpoints are damaged "
+            f"resume = {folder.parent}: none of its checkpoints can be read "
             f"({'; '.join(wrong)}); restore one, or start again without resume"
         )
     return None, wrong
