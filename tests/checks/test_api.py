@@ -280,7 +280,7 @@ def test_a_broken_step_is_named_and_undone(clusters):
         ("loss", 3, "loss = int"),
         ("optimizer", torch.optim.Adam, "must be an object"),
         ("step", 3, "step = int"),
-        ("batch", torch.zeros(4, 64), "two tensors"),
+        ("batch", torch.zeros(4, 64), "pair of tensors"),
         ("batch", (torch.zeros(1, 64), torch.zeros(1).long()), "B >= 2"),
         ("batch", (torch.zeros(4, 64), torch.zeros(3).long()), "B >= 2"),
         ("batch", (torch.zeros(4, 64), torch.zeros(4).int()), r"y.long\(\)"),
@@ -309,7 +309,7 @@ def test_on_cuda(healthy, optimizer, clusters):
 
 
 def test_a_check_that_raises_leaves_its_traceback(monkeypatch, clusters):
-    monkeypatch.setattr("trainlab.checks.api.reduction", lambda fresh: 1 / 0)
+    monkeypatch.setattr("trainlab.checks.reduction.reduction", lambda fresh: 1 / 0)
     model, optimizer = build()
     x, y = clusters
     found = {v.name: v for v in check(model, F.cross_entropy, optimizer, (x, y))}

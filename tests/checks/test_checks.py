@@ -154,7 +154,7 @@ def test_initial_loss_warns_where_outputs_contradict_the_labels(fresh_of, cluste
     for _ in range(20):
         trainer.step(*clusters)
     trained = trainer.model
-    assert "know" in initial_loss(fresh_of(lambda: trained)).saw
+    assert "already trained on these labels" in initial_loss(fresh_of(lambda: trained)).saw
     shifted = (clusters[0], (clusters[1] + 1) % 10)
     verdict = initial_loss(fresh_of(lambda: trained, data=shifted))
     assert (verdict.status, "(k + 9) mod 10" in verdict.saw) == (WARN, True)

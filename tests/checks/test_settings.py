@@ -41,8 +41,8 @@ def spoilt(change, *typed):
 def test_label_noise_is_found_and_measured(share):
     verdict = label_noise(fresh(f"data.label_noise={share}"))
     assert (verdict.status, verdict.cause) == (WARN, "data.label_noise")
-    told = float(verdict.saw.partition("samples ")[2].partition("%")[0]) / 100
-    assert told == pytest.approx(share, abs=0.06)
+    share_seen = float(verdict.saw.partition("votes: ")[2].partition("%")[0]) / 100
+    assert share_seen == pytest.approx(share, abs=0.06)
 
 
 def test_label_noise_names_the_wrong_samples():

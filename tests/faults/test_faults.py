@@ -102,7 +102,7 @@ def test_the_twin_is_the_run_without_the_fault(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "healthy" / "findings.json").read_text()) == []
     told = capsys.readouterr().out
     assert "all weights are 0" in told.splitlines()[0]
-    assert "fault   init.zero: named in place 1, before the training" in told
+    assert "fault   init.zero: finding no. 1, before training" in told
 
 
 def test_a_run_that_diverges_still_has_its_twin(tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_a_run_that_diverges_still_has_its_twin(tmp_path, capsys):
     ]
     assert main(lines) == 7
     assert (tmp_path / "run" / "healthy" / "summary.json").exists()
-    assert "optim.lr_high: named in place 1" in capsys.readouterr().out
+    assert "optim.lr_high: finding no. 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

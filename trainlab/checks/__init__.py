@@ -1,7 +1,7 @@
 """Preflight: is the set-up sane? One check a file, each a plain function `check(fresh) -> Verdict`.
 
-`fresh()` gives an untouched Trainer of one run at step 0, with the same initial weights every time;
-a check may do with it what it likes.
+`fresh()` returns a new Trainer of a single run at step 0, always with the same initial weights; a
+check may train or change it freely.
 """
 
 import time
@@ -25,9 +25,12 @@ TORCH = Path(torch.__file__).parent
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check saw, what it expected, what to type. `stops`: training cannot work at all.
-    `cause`: the name of what is wrong, as findings have it; empty where the check cannot tell.
-    `error`: the traceback of a check that raised, which has judged nothing."""
+    """What one check saw, what it expected, what to type.
+
+    stops: training cannot work at all.
+    cause: the name of the cause, as in the doctor's findings; empty where it cannot be told.
+    error: the traceback, if the check itself raised and therefore judged nothing.
+    """
 
     name: str
     status: str  # PASS, WARN, FAIL or SKIPPED
@@ -40,11 +43,10 @@ class Verdict:
 
 
 def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -> list[Verdict]:
-    """Run the checks in order; each starts from the same random state, which is put back after it.
+    """Run the checks in order; each starts from the same random state, which is restored after it.
 
     A check that raises is SKIPPED, with the place and the traceback. A non-finite loss is a FAIL,
-    after which nothing else can be judged; errors that the user can mend (TrainlabError) are
-    raised.
+    after which nothing else can be judged. Errors that the user can fix (TrainlabError) propagate.
     """
     verdicts: list[Verdict] = []
     for name, check in checks.items():
@@ -59,7 +61,7 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
             verdicts.append(replace(failed, cause="numeric.nonfinite"))
         except TrainlabError:
             raise
-        except Exception as error:  # whatever somebody's model or loss raises must not end the run
+        except Exception as error:  # an error in the user's model or loss must not end the run
             verdicts.append(_raised(name, error))
         finally:
             restore_random_state(*before)
@@ -67,11 +69,12 @@ def run_checks(checks: Mapping[str, Callable[[Fresh], Verdict]], fresh: Fresh) -
 
 
 def _raised(name: str, error: Exception) -> Verdict:
-    """The verdict of a check that raised: what, and where outside of torch."""
+    """The verdict of a check that raised: the error, and the last line of code outside torch."""
     line = (str(error).strip().splitlines() or [""])[0]
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not Path(f.filename).is_relative_to(TORCH)] or frames
-    place = f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}"
+    outside = [f for f in frames if not Path(f.filename).is_relative_to(TORCH)]
+    last = (outside or frames)[-1]
+    place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
     saw = f"it raised {type(error).__name__} at {place}: {line}"
     return Verdict(name, SKIPPED, saw, error="".join(traceback.format_exception(error)))
 
@@ -83,10 +86,10 @@ def preflight(
     directory: Path,
     show: Any,
 ) -> list[Verdict]:
-    """Run the checks of a run, show them, keep them in verdicts.json, and the tracebacks of those
-    that raised in checks-error.txt.
+    """Run the checks, print the verdicts and write them to verdicts.json; the tracebacks of checks
+    that raised go to checks-error.txt.
 
-    Raises ConfigError when training cannot work, or with `stop` where a check failed.
+    Raises ConfigError where training cannot work at all, and with `stop` after any FAIL.
     """
     begun = time.monotonic()
     verdicts = run_checks(checks, fresh)
@@ -96,7 +99,7 @@ def preflight(
     if raised:
         path = directory / "checks-error.txt"
         atomic.write(path, "\n".join(f"{k}\n{text}" for k, text in raised.items()).encode())
-        show.note(f"{', '.join(raised)}: raised, traceback in {path}")
+        show.note(f"{', '.join(raised)} raised an error; the traceback is in {path}")
     for v in verdicts:
         if v.stops or (v.status == FAIL and stop):
             text = f"preflight {v.name}: {v.saw}, expected {v.expected}; {v.advice}"

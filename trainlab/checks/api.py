@@ -1,4 +1,4 @@
-"""`trainlab.check`: the checks on anybody's own torch model, without a config. B batch."""
+"""`trainlab.check`: the checks on any torch model, without a config. B batch."""
 
 import contextlib
 import functools
@@ -25,12 +25,12 @@ def check(
     batch: tuple[Tensor, Tensor],
     step: Callable[[Tensor, Tensor], Any] | None = None,
 ) -> list[Verdict]:
-    """The preflight checks on a model of your own: batch is x (B, ...), y (B,), loss(logits, y) ().
+    """Run the preflight checks on your own model: batch is x (B, ...), y (B,), loss(logits, y) ().
 
-    step(x, y) is your own training step, checked in place of the standard one. Model, optimizer,
-    gradients, modes, buffers and random numbers, and what `step` refers to (schedulers, scalers,
-    counters), are bit for bit as before afterwards, also when it is interrupted. Prints nothing.
-    Raises ConfigError for arguments that do not fit.
+    step(x, y) is your own training step, checked instead of the standard one. Afterwards, even
+    after an interrupt, everything is restored bit for bit: model, optimizer, gradients, modes,
+    buffers, random state, and whatever `step` refers to (schedulers, scalers, counters). Prints
+    nothing. Raises ConfigError for arguments that do not fit.
     """
     _check_arguments(model, loss, optimizer, batch, step)
     x, y = (t.detach().clone() for t in batch)
@@ -72,11 +72,11 @@ def _plain_step(model: nn.Module, loss: Callable, optimizer: Any, x: Tensor, y: 
 
 
 def _no_step(word: str, fresh: Callable[[], Trainer]) -> Verdict:
-    return Verdict(word, SKIPPED, "the step that was passed makes its own loss")
+    return Verdict(word, SKIPPED, "the step that was passed computes its own loss")
 
 
 def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: Any) -> None:
-    """Raise ConfigError where an argument is not of the kind that `check` takes."""
+    """Raise ConfigError for an argument of the wrong kind."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model = {type(model).__name__}: must be a torch.nn.Module")
     if not callable(loss):
@@ -87,11 +87,11 @@ def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: An
         raise ConfigError(f"step = {type(step).__name__}: must be callable, step(x, y)")
     pair = isinstance(batch, tuple | list) and len(batch) == 2
     if not pair or not all(isinstance(t, Tensor) for t in batch):
-        raise ConfigError("batch: must be two tensors; pass (x, y), e.g. next(iter(loader))")
+        raise ConfigError("batch: must be a pair of tensors (x, y), e.g. next(iter(loader))")
     x, y = batch
     if x.dim() < 1 or y.dim() < 1 or len(x) != len(y) or len(x) < 2:
         raise ConfigError(
-            f"batch: x is {tuple(x.shape)}, y {tuple(y.shape)}; both must begin with one B >= 2"
+            f"batch: x is {tuple(x.shape)}, y {tuple(y.shape)}; both must start with one B >= 2"
         )
     if not y.is_floating_point() and y.dtype != torch.int64:
         raise ConfigError(f"batch: y is {y.dtype}; class numbers must be torch.int64: y.long()")
@@ -100,7 +100,7 @@ def _check_arguments(model: Any, loss: Any, optimizer: Any, batch: Any, step: An
 def _check_batch(
     model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
 ) -> None:
-    """Raise ConfigError where model, loss and batch do not go together."""
+    """Raise ConfigError where model, loss and batch do not fit together."""
     with torch.no_grad(), evaluating(model):
         try:
             logits = model(x)
@@ -121,5 +121,7 @@ def _check_batch(
             text = f"loss(logits, y) fails for y {tuple(y.shape)} {y.dtype}: {line}"
             raise ConfigError(text) from error
         if not isinstance(value, Tensor) or value.dim() > 0:
-            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError(f"loss(logits, y) = {seen}: must be a 0-d tensor; reduction='mean'")
+            result = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(
+                f"loss(logits, y) = {result}: must be a 0-d tensor; use reduction='mean'"
+            )

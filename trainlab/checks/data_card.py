@@ -13,20 +13,20 @@ from torch import Tensor
 from trainlab.checks import FAIL, PASS, WARN, Fresh, Verdict
 from trainlab.checks.tools import one_pass, sample
 
-STD, MEAN = 3.0, 1.0  # beyond them inputs are not normalised; raw digits have mean 4.9, std 6
+STD, MEAN = 3.0, 1.0  # inputs beyond them are not normalised; raw digits have mean 4.9, std 6
 TWICE = 3.0  # |mean| in std: normalised twice, or with the statistics of other data
 TINY = 0.05  # std: the same
 BALANCE = 0.8  # entropy of the labels over ln K
-WIDER = 1.1  # std of a feature in training over that in validation, and what chance adds
-FEW = 10  # samples a class
+WIDER = 1.1  # std of a feature in training over that in validation; sampling error comes on top
+FEW = 10  # samples per class
 CONSTANT = 0.5  # of the features
-SORTED = 0.3  # of the way from a random batch to a batch of one class
+SORTED = 0.3  # 0 is a random batch, 1 a batch of a single class
 EXPECTED = f"|mean| < {MEAN:g}, std < {STD:g}; balanced, shuffled, alike in train and validation"
 
 
 def data_card(fresh: Fresh) -> Verdict:
-    """Range, mean and std of at most 2048 preprocessed training inputs, and of validation beside
-    them; features that never vary; balance of the labels; whether batches are mixed."""
+    """Range, mean and std of at most 2048 preprocessed training inputs, compared with validation;
+    constant features; class balance; whether the batches are shuffled."""
     trainer, verdict = fresh(), partial(Verdict, "data_card", expected=EXPECTED)
     x, y = sample(trainer.batches)
     y = getattr(trainer.batches, "y", y)
@@ -41,38 +41,42 @@ def data_card(fresh: Fresh) -> Verdict:
     saw = f"{low:.3g} .. {high:.3g}, mean {mean:.2g}, std {std:.2g}; {still} of {features} features"
     saw += f" constant; {len(counts)} classes of {int(counts.min())} to {int(counts.max())} samples"
     if still == features:
-        advice = "look at the data and its preprocessing: one image stands for all"
+        advice = "check how the data are read and preprocessed: every sample is the same image"
         saw = f"all {len(x)} samples are the same; {saw}"
         return verdict(FAIL, saw, advice=advice, cause="data.constant_input")
-    if trainer.validation is not None and (told := _noisy(x, trainer.validation)):
-        advice = "noise that validation does not have: look at what reads the training inputs"
-        return verdict(WARN, f"{told}; {saw}", advice=advice, cause="data.noisy_input")
+    if trainer.validation is not None and (text := _noisy(x, trainer.validation)):
+        advice = "training inputs carry noise that validation lacks: check how they are read"
+        return verdict(WARN, f"{text}; {saw}", advice=advice, cause="data.noisy_input")
     if std > STD or abs(mean) > MEAN or abs(mean) > TWICE * std or std < TINY:
         twice = std < 1
         advice = "normalised twice, or with statistics of other data" if twice else "not normalised"
         cause = "data.double_norm" if twice else "data.unnormalised"
         return verdict(WARN, saw, advice=f"{advice}: preprocess=standardize, once", cause=cause)
-    if trainer.validation is not None and (told := _shifted(trainer.validation, mean, std)):
-        advice = "put both through the same preprocessing (preprocess.test=null)"
-        return verdict(WARN, f"{told}; {saw}", advice=advice, cause="data.split_shift")
+    if trainer.validation is not None and (text := _shifted(trainer.validation, mean, std)):
+        advice = "preprocess both splits alike (preprocess.test=null)"
+        return verdict(WARN, f"{text}; {saw}", advice=advice, cause="data.split_shift")
     if _sorted(trainer.batches, counts):
         advice = "data.order=shuffled"
-        saw = f"batches hold mostly one class each; {saw}"
+        saw = f"most batches hold a single class; {saw}"
         return verdict(WARN, saw, advice=advice, cause="data.not_shuffled")
     share = counts / counts.sum()
     balance = float(torch.special.entr(share).sum()) / math.log(max(len(counts), 2))
     if balance < BALANCE:
-        advice = f"always saying the largest class is right in {float(share.max()):.0%}: "
-        advice += "init.bias=prior, more samples of the others, and judge by more than accuracy"
-        saw += f": entropy {balance:.2f} of ln K"
+        advice = f"predicting the largest class alone gives {float(share.max()):.0%} accuracy: "
+        advice += (
+            "init.bias=prior, more samples of the other classes, and judge by balanced_accuracy too"
+        )
+        saw += f": label entropy is {balance:.2f} of ln K"
         return verdict(WARN, saw, advice=advice, cause="data.imbalance")
     if float(counts[counts > 0].double().median()) < FEW:
-        advice = "so few are learned by heart: more data, augment=noise, early_stop.patience=5"
+        advice = (
+            "a set this small will be memorised: more data, augment=noise, early_stop.patience=5"
+        )
         return verdict(
-            WARN, f"under {FEW} samples a class; {saw}", advice=advice, cause="fit.overfit"
+            WARN, f"under {FEW} samples per class; {saw}", advice=advice, cause="fit.overfit"
         )
     if still > CONSTANT * features:
-        advice = "features that never vary tell nothing: look at the data"
+        advice = "constant features carry no information: check how the data are read"
         return verdict(WARN, saw, advice=advice, cause="data.constant_input")
     return verdict(PASS, saw)
 
@@ -83,8 +87,8 @@ def _moments(x: Tensor) -> list[float]:
 
 
 def _noisy(x: Tensor, validation: Callable) -> str:
-    """By how much most features of x (N, F) vary more than in validation, about the same mean, in
-    words, or nothing."""
+    """How much more the features of x (N, F) vary than in validation, as a sentence; empty if they
+    do not, or if the means differ."""
     other = sample(validation)[0].flatten(1)
     wide, usual = x.flatten(1).std(0), other.std(0)
     size = other.std()
@@ -97,7 +101,7 @@ def _noisy(x: Tensor, validation: Callable) -> str:
 
 
 def _shifted(validation: Callable, mean: float, std: float) -> str:
-    """How validation inputs differ from the training inputs of this mean and std, or nothing."""
+    """How validation differs from training inputs of this mean and std, as a sentence or empty."""
     other, spread, *_ = _moments(sample(validation)[0])
     if abs(other - mean) < 0.5 * std and 0.5 * std < spread < 2 * std:
         return ""
@@ -105,7 +109,7 @@ def _shifted(validation: Callable, mean: float, std: float) -> str:
 
 
 def _sorted(batches: Callable, counts: Tensor) -> bool:
-    """Whether two samples of a batch share their class far more often than two of all data do."""
+    """Whether two samples of a batch share a class far more often than two of the whole set."""
     parts = [y.bincount().double() for _, y in one_pass(batches, 2048)]
     if len(parts) < 2:
         return False
@@ -116,8 +120,10 @@ def _sorted(batches: Callable, counts: Tensor) -> bool:
 
 
 def _same(counts: Tensor) -> Tensor:
+    """Ordered pairs of samples of the same class."""
     return (counts * (counts - 1)).sum()
 
 
 def _pairs(counts: Tensor) -> Tensor:
+    """Ordered pairs of samples."""
     return counts.sum() * (counts.sum() - 1)

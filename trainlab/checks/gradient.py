@@ -1,4 +1,4 @@
-"""Is the gradient that of the loss? Named by conf/check/."""
+"""Does backward() compute the gradient of the loss? Named by conf/check/."""
 
 import copy
 from collections.abc import Callable
@@ -14,27 +14,30 @@ from trainlab.observe.capture import eager, unmoved
 
 IMAGES, ENTRIES = 8, 32
 STEP = 1e-5
-WRONG = 1e-2  # CS231n notes 3: above it the gradient is probably wrong; 1e-7 is a happy one
-KINK = 1e-3  # slopes to the right and to the left that differ by more have a kink between them
+WRONG = 1e-2  # CS231n notes 3: above it the gradient is probably wrong, 1e-7 is fine
+KINK = 1e-3  # relative; right and left slopes that differ by more have a kink between them
 MOST = 50_000_000  # parameters, for a copy in float64
 
 
 def gradient(fresh: Fresh) -> Verdict:
-    """Central differences in float64 against the gradient, relative to the larger of the two.
+    """Compare the gradient with central differences in float64; errors are relative to the larger.
 
-    At the entry of the largest gradient and at random ones, spread over all tensors. Entries whose
-    slopes to the right and to the left differ have a kink (relu, max pooling) within reach: left
-    out.
+    Tried are the entry with the largest gradient and random ones, spread over all tensors. Entries
+    whose right and left slopes differ are left out: a kink (relu, max pooling) is within reach.
     """
     trainer, verdict = fresh(), partial(Verdict, "gradient", expected=f"relative error < {WRONG:g}")
     x, y = images(trainer, IMAGES)
     if sum(p.numel() for p in trainer.params) > MOST or not x.is_floating_point():
-        return verdict(SKIPPED, f"more than {MOST:,} parameters, or an input of {x.dtype}")
+        return verdict(SKIPPED, f"more than {MOST:,} parameters, or inputs of dtype {x.dtype}")
     try:
         model, criterion = (_doubled(part) for part in (eager(trainer.model), trainer.criterion))
         y = y.double() if y.is_floating_point() else y
         rows = _compare(model, lambda: criterion(model(x.double()), y))
-    except (RuntimeError, TypeError, ValueError) as error:  # a dtype fixed inside, no deep copy
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # e.g. a hard-coded dtype, or no deep copy
         line = (str(error).splitlines() or [""])[0]
         return verdict(SKIPPED, f"the model does not run as a copy in float64: {line}")
     smooth = [row for row in rows if abs(row[2] - row[3]) <= KINK * max(abs(row[2]), row[4])]
@@ -50,7 +53,7 @@ def gradient(fresh: Fresh) -> Verdict:
     saw = f"{len(smooth)} entries, largest relative error {largest:.1g}"
     saw += f" ({len(rows) - len(smooth)} at kinks left out)" if len(smooth) < len(rows) else ""
     if largest > WRONG:
-        advice = "look for a backward of your own, detach, .data, or a rounding on the way there"
+        advice = "look for a custom backward, detach, .data or rounding on the way to that tensor"
         saw = f"{saw}, in {worst}"
         return verdict(FAIL, saw, advice=advice, cause="graph.wrong_gradient")
     return verdict(PASS, saw)
@@ -67,19 +70,19 @@ def _doubled(part: Callable) -> Callable:
 
 
 def _compare(model: nn.Module, loss: Callable[[], Tensor]) -> list[tuple]:
-    """Of each entry: tensor, gradient, slope to the right, to the left, the least that matters."""
+    """Of each entry: tensor, gradient, right slope, left slope, size below which it is noise."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     chosen = named[:: -(-len(named) // ENTRIES)]
-    each = ENTRIES // len(chosen) - 1
-    random = [torch.randint(p.numel(), (each,)).tolist() for _, p in chosen]
+    per_tensor = ENTRIES // len(chosen) - 1
+    random = [torch.randint(p.numel(), (per_tensor,)).tolist() for _, p in chosen]
     rows = []
 
     def value(*inputs: Tensor) -> Any:
         with unmoved(model):  # the same masks and the same statistics each time
-            found = loss()
+            result = loss()
             if not inputs:
-                return found.detach()
-            return torch.autograd.grad(found, inputs, allow_unused=True)
+                return result.detach()
+            return torch.autograd.grad(result, inputs, allow_unused=True)
 
     with no_dropout(model):
         here, grads = float(value()), value(*(p for _, p in chosen))
@@ -96,7 +99,7 @@ def _compare(model: nn.Module, loss: Callable[[], Tensor]) -> list[tuple]:
 def _slopes(
     values: Tensor, at: int, here: float, loss: Callable[[], Tensor]
 ) -> tuple[float, float]:
-    """To the right and to the left of one entry, over STEP."""
+    """Right and left difference quotient of the loss in one entry, over STEP."""
     before, ends = values[at].clone(), []
     for sign in (1, -1):
         values[at] = before + sign * STEP

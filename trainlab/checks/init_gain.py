@@ -1,4 +1,4 @@
-"""Do the initial weights fit the activation, so that depth neither shrinks nor blows up the signal?
+"""Do the initial weights fit the activation, so that the signal keeps its size over depth?
 Named by conf/check/. B batch, U units, L activation calls."""
 
 import math
@@ -14,24 +14,24 @@ from trainlab.observe.capture import Layer, recorded_layers
 from trainlab.training.modules import matrices, norms
 
 IMAGES = 64
-FITS = 1.25  # a factor per layer that is no mismatch
-SHALLOW = 8.0  # a factor over all layers that harms nothing: few layers may be somewhat off
-SETTLES = 2.5  # a factor of the gain within which a signal that keeps its size is healthy
-FAR = 3.0  # a factor of the gain that no law of initialisation for another activation is off by
-OFF = 0.01  # of a signal of rms 1 is passed on: the units are off
+FITS = 1.25  # factor per layer that still counts as a match
+SHALLOW = 8.0  # factor over all layers that is harmless, so a shallow net may be somewhat off
+SETTLES = 2.5  # gain over needed gain that is healthy while the signal keeps its size
+FAR = 3.0  # more than any initialisation made for another activation is off by
+OFF = 0.01  # output rms for an input of rms 1 below which units count as dead
 CHANCE = 2.0  # standard errors of a mean over U units; see `_limit`
 ADVICE = "init=he_normal (with init.gain=auto), or norm=batch"
 
 
 def init_gain(fresh: Fresh) -> Verdict:
-    """Second moments of what enters each activation, at initialisation, each by its root, rms.
+    """Compare the gain of the initial weights with the gain that the activation f needs.
 
-    Weights have the gain rms(z) / rms(what entered them), and f needs the gain 1 / rms(f(z)) where
-    rms(z) = 1, measured on the z it has here. It passes where, on average over the hidden layers,
-    the gain is the needed one, or where z keeps its size although the gain is somewhat off (Xavier
-    with tanh, which settles by itself; far off, it has settled at its ends). Norm layers between
-    the activations set the size anew, so it passes. The head is judged by initial_loss. Glorot and
-    Bengio 2010; He et al. 2015.
+    With pre-activations z: the weights have gain rms(z) / rms(their input); f needs gain
+    1 / rms(f(z)) at rms(z) = 1, measured on the z at hand. PASS where the two agree on average over
+    the hidden layers, or where z keeps its size although the gain is somewhat off (Xavier with tanh
+    settles by itself; a gain far off has saturated it). Also PASS with norm layers between the
+    activations, which reset the size. The head is judged by initial_loss. Glorot and Bengio 2010;
+    He et al. 2015.
     """
     trainer, verdict = fresh(), partial(Verdict, "init_gain")
     model = trainer.model
@@ -44,17 +44,19 @@ def init_gain(fresh: Fresh) -> Verdict:
     count = len(norms(model))
     if count >= max(len(calls) - 1, 1):
         return verdict(
-            PASS, f"{count} norm layers set the size of the signal, whatever the weights"
+            PASS, f"{count} norm layers set the size of the signal, whatever the weights are"
         )
     with torch.no_grad():
         entered, before, left, passed = _moments(x, layers, calls)
     if not all(0 < z < math.inf for z in (*entered, *before, *left)):
         bad = [c.name for c, z in zip(calls, entered, strict=True) if not 0 < z < math.inf]
-        where = f"enters {bad[0]}" if bad else "enters the first layer, or leaves a later one,"
-        saw = f"what {where} is 0 or not finite"
+        where = f"into {bad[0]}" if bad else "into the first layer, or out of a later one,"
+        saw = f"the signal {where} is 0 or not finite"
         cause = "act.dead" if all(map(math.isfinite, (*entered, *left))) else "init.too_large"
         blank = not any(p.any() for p in matrices(model).values())
-        return verdict(WARN, saw, "a signal", ADVICE, cause="init.zero" if blank else cause)
+        return verdict(
+            WARN, saw, "a finite signal other than 0", ADVICE, cause="init.zero" if blank else cause
+        )
     change = _mean(a / b for a, b in zip(entered, before, strict=True))
     gain = _mean(a / b for a, b in zip(entered, left, strict=True))
     needs = _mean(1 / max(f, 1e-9) for f in passed)
@@ -68,20 +70,20 @@ def init_gain(fresh: Fresh) -> Verdict:
     if ratio <= (SETTLES if moved <= limit else limit) or (steady and gain < needs):
         return verdict(PASS, saw, expected)
     off = gain / needs
-    own = float(_weights(list(matrices(model).values()))) / needs
+    by_weights = float(_weights(list(matrices(model).values()))) / needs
     cause = (
         "init.mismatch" if 1 / FAR < off < FAR else f"init.too_{'large' if off > 1 else 'small'}"
     )
     if min(passed) < OFF:
         cause = "act.dead"
-    elif not 1 / FAR < off < FAR and 1 / FAR < own < FAR:  # the weights are not the reason
+    elif not 1 / FAR < off < FAR and 1 / FAR < by_weights < FAR:  # not the weights' fault
         cause = "grad.exploding" if off > 1 else "grad.vanishing"
     return verdict(WARN, saw, expected, ADVICE, cause=cause)
 
 
 def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[float]]:
-    """For each of the calls (L,): rms of z; of the z before it, or x; of what the call before left,
-    or x; and of f(z) where rms(z) = 1. One transfer to the host."""
+    """Four lists (L,): rms of z; of the previous layer's z; of the previous layer's output (both x
+    for the first); and of f(z) at rms(z) = 1. One transfer to the host."""
     at = [layers.index(call) for call in calls]
     previous = [layers[i - 1] if i else None for i in at]
     rows = [
@@ -94,7 +96,7 @@ def _moments(x: Tensor, layers: list[Layer], calls: list[Layer]) -> list[list[fl
 
 
 def _weights(weights: list[Tensor]) -> float:
-    """The gain that the weights alone have: rms * sqrt(fan in), the median over layers."""
+    """Gain of the weights alone: rms * sqrt(fan_in), median over layers."""
     return statistics.median(_rms(w.detach()) * math.sqrt(w[0].numel()) for w in weights)
 
 
@@ -109,7 +111,7 @@ def _mean(ratios) -> float:
 
 
 def _limit(calls: list[Layer]) -> float:
-    """FITS and what chance adds: the mean square over U units of weights drawn at random has a
-    relative standard error of sqrt(2 / U), its root half of that."""
+    """FITS widened by sampling error: the mean square of U random units has a relative standard
+    error of sqrt(2 / U), its root half of that."""
     error = math.sqrt(sum(1 / (2 * call.x.shape[1]) for call in calls)) / len(calls)
     return FITS * math.exp(CHANCE * error)

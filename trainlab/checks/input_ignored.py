@@ -1,4 +1,4 @@
-"""Does every output depend on its own input, and on nothing else? Named by conf/check/."""
+"""Does each output depend on its own sample, and only on that? Named by conf/check/."""
 
 from functools import partial
 
@@ -11,15 +11,16 @@ from trainlab.training.modules import BATCH_NORMS
 from trainlab.training.trainer import evaluating
 
 IMAGES, DRAWS = 64, 3
-PART = 0.25  # of the pixels; a strided convolution without padding leaves out up to 23 % of 8x8
+PART = 0.25  # of the pixels; a strided convolution without padding skips up to 23 % of 8x8
 
 
 def input_ignored(fresh: Fresh) -> Verdict:
-    """One gradient of the outputs of half the batch with respect to x, in evaluation mode.
+    """Take the gradient of the outputs of half the batch with respect to x, in evaluation mode.
 
-    The other half must get exactly 0, else images leak into each other: verdict `batch_leak`. A
-    feature that varies and gets 0 everywhere is ignored, if exchanging it between images changes no
-    output either. Weights are drawn anew between, so that a head that starts at 0 is no alarm.
+    It must be exactly 0 in the other half; otherwise samples leak into each other: verdict
+    `batch_leak`. A feature that varies but has gradient 0 everywhere is ignored, unless swapping it
+    between samples changes an output. Weights are redrawn between the tries, so that a head that
+    starts at 0 raises no alarm.
     """
     trainer, verdict = fresh(), partial(Verdict, "input_ignored")
     model, x = trainer.model, images(trainer, IMAGES)[0]
@@ -30,7 +31,7 @@ def input_ignored(fresh: Fresh) -> Verdict:
     with no_dropout(model):
         mixed = bool(_gradients(model, x)[1].any())
     with evaluating(model):
-        own = any(_of_the_batch(module) for module in model.modules())
+        batch_norm = any(_uses_batch(module) for module in model.modules())
         for draw in range(DRAWS):
             if draw:
                 redraw(model)
@@ -40,38 +41,39 @@ def input_ignored(fresh: Fresh) -> Verdict:
             leak = torch.maximum(leak, share.nan_to_num(nan=0.0, posinf=1.0))
         suspect = varies & ~reached
         if suspect.any() and _matter(model, x, suspect):
-            suspect.zero_()  # without a gradient, but not ignored: thresholds, table look-ups
+            suspect.zero_()  # no gradient, but not ignored: thresholds, table look-ups
     if leak > 1e-6:
-        saw = f"an output depends on other images of the batch, {leak:.2g} as much as on its own"
-        advice = "look in forward for a mean, view, roll or norm over the batch dimension"
-        expected = "no influence in evaluation mode"
-        cause = "norm.mode" if own else "graph.batch_leak"
+        saw = f"outputs depend on other samples of the batch, {leak:.2g} times as much as on "
+        saw += "their own"
+        advice = "look in forward() for a mean, view, roll or norm over the batch dimension"
+        expected = "no dependence in evaluation mode"
+        cause = "norm.mode" if batch_norm else "graph.batch_leak"
         return Verdict("batch_leak", FAIL, saw, expected, advice, cause=cause)
     varying, ignored = int(varies.sum()), int(suspect.sum())
-    expected = "every feature that varies has an influence"
+    expected = "the outputs depend on every feature that varies"
     if ignored == varying > 0:
         saw = f"no output depends on the input (0 of {varying} features), whatever the weights"
-        return verdict(FAIL, saw, expected, "use x in forward", cause="graph.input_ignored")
-    saw = f"{varying - ignored} of {varying} features that vary have an influence"
+        return verdict(FAIL, saw, expected, "use x in forward()", cause="graph.input_ignored")
+    saw = f"outputs depend on {varying - ignored} of {varying} features that vary"
     if ignored > (0 if x.dim() == 2 else PART * varying):
         first = ", ".join(map(str, suspect.flatten().nonzero().flatten()[:5].tolist()))
-        advice = "look in forward for a slice, or a product with 0"
+        advice = "look in forward() for a slice, or a product with 0"
         saw = f"{saw}, not features {first} ..."
         return verdict(WARN, saw, expected, advice, cause="graph.input_ignored")
-    other = " (in training they have one, as batch norm has)" if mixed else ""
-    return verdict(PASS, f"{saw}, and images none on each other{other}", expected)
+    other = " (in training mode they do, as batch norm has it)" if mixed else ""
+    return verdict(PASS, f"{saw}, and not on other samples{other}", expected)
 
 
-def _of_the_batch(module: nn.Module) -> bool:
-    """Whether this is a batch norm that goes by the batch at hand, also in evaluation."""
+def _uses_batch(module: nn.Module) -> bool:
+    """Whether this is a batch norm that uses batch statistics even in evaluation mode."""
     norm = isinstance(module, BATCH_NORMS)
     return norm and (module.training or module.running_mean is None)
 
 
 def _gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """d out[half] / d x for the rows of that half, and for the others.
+    """d out[half] / d x for the rows of that half, and for the other rows.
 
-    Of a random projection of the outputs, since their plain sum may be constant (softmax).
+    `out` is randomly projected, since the plain sum of the outputs may be constant (softmax).
     """
     half = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     half[torch.randperm(len(x), device=x.device)[: len(x) // 2]] = True
@@ -87,7 +89,7 @@ def _gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _matter(model: nn.Module, x: Tensor, features: Tensor) -> bool:
-    """Whether exchanging these features between images changes an output, at equal random state."""
+    """Whether swapping these features between samples changes an output, at equal random state."""
     outputs = []
     for inputs in (x, torch.where(features, x.flip(0), x)):
         torch.manual_seed(0)

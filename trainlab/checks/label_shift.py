@@ -15,10 +15,10 @@ from trainlab.checks import PASS, SKIPPED, WARN, Fresh, Verdict
 from trainlab.checks.tools import in_file_order, sample
 
 SHIFTS = 3  # positions to either side
-RIDGE = 1.0  # of kernel entries near 1
-LEAST = 200  # samples; with fewer chance is too large
+RIDGE = 1.0  # the entries of the kernel are near 1
+LEAST = 200  # samples; with fewer the standard error is too large
 GAIN, ERRORS = 0.1, 4.0  # accuracy, and standard errors, that another shift must win by
-EXPECTED = "predicted best where every label stands"
+EXPECTED = "the probe predicts best with the labels where they are"
 
 
 class Probe(NamedTuple):
@@ -33,7 +33,9 @@ class Probe(NamedTuple):
     def of(cls, x: Tensor) -> "Probe":
         """x (n, F)"""
         std, mean = torch.std_mean(x, 0)
-        std = torch.where(std > 1e-6 * std.max(), std, math.inf)  # constant features tell nothing
+        std = torch.where(
+            std > 1e-6 * std.max(), std, math.inf
+        )  # constant features count for nothing
         rows = (x - mean) / std
         kernel = rows @ rows.T / rows.shape[1] + 1
         return cls(mean, std, rows, torch.linalg.cholesky(kernel + RIDGE * torch.eye(len(x)).to(x)))
@@ -49,11 +51,11 @@ class Probe(NamedTuple):
 
 
 def label_shift(fresh: Fresh) -> Verdict:
-    """A closed-form ridge probe learns two of three samples, in file order, and names the third.
+    """Fit a closed-form ridge probe to two of three samples, in file order, and predict the third.
 
-    With the labels moved by -3 .. 3 places it must do best at 0, and on validation with the
-    numbers of the classes as they are. At chance with the nearest neighbour too, the labels have
-    nothing to do with the inputs, as far as so many samples tell.
+    With the labels shifted by -3 .. 3 places it must do best at 0, and on validation with the class
+    numbers as they are. If both the probe and the nearest neighbour are at chance, the labels are
+    unrelated to the inputs, as far as that many samples can tell.
     """
     trainer, verdict = fresh(), partial(Verdict, "label_shift", expected=EXPECTED)
     x, y = sample(in_file_order(trainer.batches))
@@ -71,39 +73,39 @@ def label_shift(fresh: Fresh) -> Verdict:
         scores[shift] = float((guess == moved[test]).float().mean())
     best = max(scores, key=scores.get)
     if scores[best] > scores[0] + max(GAIN, error):
-        saw = f"probe accuracy {scores[0]:.2f}, but {scores[best]:.2f} with the label of the "
+        saw = f"probe accuracy {scores[0]:.2f}, but {scores[best]:.2f} with the labels shifted "
+        saw += f"by {best:+d} samples"
         advice = f"inputs and labels are misaligned: roll the labels by {-best}"
-        saw += f"sample {best:+d} places on"
         return verdict(WARN, saw, advice=advice, cause="data.misaligned")
     if trainer.validation is not None:
         guess = probe.predict(probe.near(sample(trainer.validation)[0].flatten(1).float()),
                               y[~test], classes)  # fmt: skip
-        if told := _renumbered(guess, sample(trainer.validation)[1], classes):
+        if text := _renumbered(guess, sample(trainer.validation)[1], classes):
             advice = "train and validation number their classes differently: check the labels"
-            return verdict(WARN, told, advice=advice, cause="data.renumbered")
+            return verdict(WARN, text, advice=advice, cause="data.renumbered")
     guess = probe.predict(kernel, y[~test], classes)
     nearest = y[~test][torch.cdist((x[test] - probe.mean) / probe.std, probe.rows).argmin(1)]
     saw = f"ridge probe accuracy {scores[0]:.2f} on held-out training samples, at most "
-    saw += f"{max(v for k, v in scores.items() if k):.2f} with labels moved"
-    if max(_beyond_chance(each, y[test]) for each in (guess, nearest)) < ERRORS:
-        saw += f"; nearest neighbour {float((nearest == y[test]).float().mean()):.2f}: chance"
-        advice = "labels look random: check how they are read and joined"
+    saw += f"{max(v for k, v in scores.items() if k):.2f} with shifted labels"
+    if max(_beyond_chance(predicted, y[test]) for predicted in (guess, nearest)) < ERRORS:
+        saw += f"; nearest neighbour {float((nearest == y[test]).float().mean()):.2f}: at chance"
+        advice = "labels look random: check how they are read and joined to the inputs"
         return verdict(WARN, saw, advice=advice, cause="data.labels_random")
     return verdict(PASS, saw)
 
 
 def _renumbered(guess: Tensor, y: Tensor, classes: int) -> str:
-    """Whether guesses (N,) fit y + k better than y for some k, in words, or nothing."""
+    """Which k makes guesses (N,) fit y + k better than y, as a sentence; empty if none does."""
     scores = [float((guess == (y + k) % classes).float().mean()) for k in range(classes)]
     best = max(range(classes), key=scores.__getitem__)
     if scores[best] <= scores[0] + max(GAIN, ERRORS * math.sqrt(0.25 / len(y))):
         return ""
-    saw = f"on validation the probe has {scores[0]:.2f}, but {scores[best]:.2f}"
+    saw = f"probe accuracy on validation {scores[0]:.2f}, but {scores[best]:.2f}"
     return f"{saw} if class k were class (k + {best}) mod {classes}"
 
 
 def _beyond_chance(guess: Tensor, y: Tensor) -> float:
-    """Agreement of guesses and labels (N,) in standard errors above that of independent ones."""
+    """Standard errors by which guesses (N,) agree with labels more than independent ones would."""
     shares = [t.bincount(minlength=int(max(guess.max(), y.max())) + 1) / len(t) for t in (guess, y)]
     chance = float((shares[0] * shares[1]).sum())
     hits = float((guess == y).float().mean())

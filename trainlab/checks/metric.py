@@ -1,4 +1,4 @@
-"""Is what is counted as right what is right? Named by conf/check/. B batch, K classes."""
+"""Is accuracy counted correctly? Named by conf/check/. B batch, K classes."""
 
 from functools import partial
 
@@ -12,8 +12,8 @@ from trainlab.training.trainer import evaluating
 
 
 def metric(fresh: Fresh) -> Verdict:
-    """What the trainer counts in a step and in an evaluation, against the largest output of each
-    sample, counted here one by one."""
+    """Compare the trainer's count of correct predictions, in a step and in an evaluation, with one
+    made here, sample by sample."""
     trainer, verdict = fresh(), partial(Verdict, "metric", expected="the same count")
     x, y = trainer.batches(0)
     with no_dropout(trainer.model):
@@ -24,34 +24,36 @@ def metric(fresh: Fresh) -> Verdict:
             return verdict(SKIPPED, reason)
         trainer.step(x, y)
     if not trainer.record:
-        return verdict(SKIPPED, "the step that was passed counts nothing")
+        return verdict(SKIPPED, "the step that was passed records no metric")
     names = [m.facts.name for m in trainer.followed]
     if "accuracy" not in names:
-        return verdict(SKIPPED, f"metric = {', '.join(names)}: accuracy is not among them")
-    least, most, told = *_right(z, y), int(trainer.record[-1][1 + names.index("accuracy")])
-    saw = f"{told} of {len(y)} right in a batch, counted here {_shown(least, most)}"
+        return verdict(SKIPPED, f"metric={','.join(names)} does not include accuracy")
+    least, most = _correct(z, y)
+    reported = int(trainer.record[-1][1 + names.index("accuracy")])
+    saw = f"trainer counts {reported} of {len(y)} correct in a batch, this check "
+    saw += _as_range(least, most)
     batches = trainer.validation
-    if least <= told <= most and batches is not None:
+    if least <= reported <= most and batches is not None:
         share = float(trainer.evaluate(batches)["accuracy"])
         with torch.no_grad(), evaluating(trainer.model):
             pairs = map(batches, range(batches.per_epoch))
-            counts = [(*_right(trainer.forward(x), y), len(y)) for x, y in pairs]
+            counts = [(*_correct(trainer.forward(x), y), len(y)) for x, y in pairs]
         least, most, size = map(sum, zip(*counts, strict=True))
-        told = round(share * size)
-        saw += f"; {told} in validation, counted here {_shown(least, most)}"
-    if not least <= told <= most:
-        advice = "accuracy is the share of samples whose largest output is their class: argmax(-1)"
+        reported = round(share * size)
+        saw += f"; in validation {reported}, this check {_as_range(least, most)}"
+    if not least <= reported <= most:
+        advice = "accuracy is the share of samples with outputs.argmax(-1) == y"
         return verdict(FAIL, saw, advice=advice, cause="metric.inconsistent")
     return verdict(PASS, saw)
 
 
-def _right(z: Tensor, y: Tensor) -> tuple[int, int]:
-    """How many of logits (B, K) are right, ties not counted and counted."""
+def _correct(z: Tensor, y: Tensor) -> tuple[int, int]:
+    """How many predictions from logits (B, K) are correct: without ties, with ties."""
     pairs = list(zip(z.tolist(), classes_of(y).tolist(), strict=True))
     first = [row[label] == max(row) for row, label in pairs]
     alone = [row.count(row[label]) == 1 for row, label in pairs]
     return sum(a and b for a, b in zip(first, alone, strict=True)), sum(first)
 
 
-def _shown(least: int, most: int) -> str:
+def _as_range(least: int, most: int) -> str:
     return f"{least}" if least == most else f"{least} .. {most}, with ties"

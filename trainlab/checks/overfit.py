@@ -1,4 +1,4 @@
-"""Can 20 training images be learned by heart? Named by conf/check/. B batch, K classes."""
+"""Can the network overfit 20 training images? Named by conf/check/. B batch, K classes."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from trainlab.training.modules import BATCH_NORMS
 from trainlab.training.trainer import Trainer, evaluating
 
 IMAGES, STEPS, EVERY = 20, 300, 10
-FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # on the lr, where the user's own fails
-ADAM = 1e-2, 1e-3  # lr of the reference; of a small CNN the first can kill every unit
-CLOSE = 0.01  # of the loss, above its floor
-NEARLY = 0.05  # of the same: not there yet, which is no finding
+FACTORS = 10, 0.1, 100, 0.01, 1000, 0.001  # of the user's lr, tried in turn where that lr fails
+ADAM = 1e-2, 1e-3  # lr of the reference; in a small CNN the first can kill every unit
+CLOSE = 0.01  # loss above its floor that counts as learned
+NEARLY = 0.05  # the same: merely slow, so no cause is named
 EXPECTED = f"loss < {CLOSE:g} above the floor and accuracy 1.00 within {STEPS} steps"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How far one optimizer came: steps taken, loss and accuracy then, whether that is a pass."""
+    """What one optimizer reached: steps taken, loss and accuracy, and whether that passes."""
 
     steps: int
     loss: float
@@ -34,10 +34,10 @@ class Fit:
 
 
 def overfit(fresh: Fresh) -> Verdict:
-    """Full batches of 20 images with the user's own optimizer and lr, else with Adam at two.
+    """Overfit a tiny subset: full batches of 20 images, with the user's optimizer, else with Adam.
 
-    Dropout, penalty, weight decay and schedule are off. Passing does not prove that the labels are
-    right: random ones are learned too.
+    Dropout, penalty, weight decay and schedule are off. A pass does not prove the labels right:
+    random labels can be overfitted too.
     """
     trainer, verdict = fresh(), partial(Verdict, "overfit")
     x, y = images(trainer, IMAGES)
@@ -47,13 +47,13 @@ def overfit(fresh: Fresh) -> Verdict:
             return verdict(SKIPPED, reason)
         least = floor(trainer.criterion, z, y)
     if least == -math.inf:
-        advice = "it wants log-probabilities: end in log_softmax, or use loss=cross_entropy"
-        saw = "the loss falls without end as the outputs grow"
-        return verdict(FAIL, saw, "a floor", advice, cause="loss.mismatch")
+        advice = "this loss needs log-probabilities: end in log_softmax, or use loss=cross_entropy"
+        saw = "the loss falls without bound as the outputs grow"
+        return verdict(FAIL, saw, "a lower bound", advice, cause="loss.mismatch")
     above = f" (floor {least:.3f})" if least > CLOSE else ""
-    own = _fit(fresh(), x, y, least)
-    if own.passed:
-        saw = f"{len(y)} images learned in {own.steps} steps, loss {own.loss:.2g}{above}"
+    fit = _fit(fresh(), x, y, least)
+    if fit.passed:
+        saw = f"{len(y)} images learned in {fit.steps} steps, loss {fit.loss:.2g}{above}"
         return verdict(PASS, saw, EXPECTED)
     for lr in ADAM:
         trainer = fresh()
@@ -62,20 +62,20 @@ def overfit(fresh: Fresh) -> Verdict:
         reference = _fit(trainer, x, y, least)
         if reference.passed:
             break
-    saw = f"{len(y)} images: {own}{above}; with Adam at lr {lr:g} {reference}"
+    saw = f"{len(y)} images: {fit}{above}; with Adam at lr {lr:g} {reference}"
     if reference.passed:
-        advice, cause = _remedy(fresh, x, y, least, own, reference, lr)
-        if own.accuracy == 1 and own.loss < least + NEARLY:
-            cause = ""  # slow, and no more than that
+        advice, cause = _remedy(fresh, x, y, least, fit, reference, lr)
+        if fit.accuracy == 1 and fit.loss < least + NEARLY:
+            cause = ""  # merely slow
         return verdict(WARN, saw, EXPECTED, advice, cause=cause)
-    advice = "not the optimizer: the network, the loss or the data; try init=he_normal norm=batch"
+    advice = "check network, loss and data, not the optimizer; try init=he_normal norm=batch"
     torn = _conflict(x, y)
     cause = "data.conflicting_labels" if torn else "fit.cannot_overfit"
     return verdict(FAIL, saw, EXPECTED, torn or advice, cause=cause)
 
 
 def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float, factor: float = 1.0) -> Fit:
-    """Up to STEPS steps at `factor` times lr; the device is asked every EVERY steps only."""
+    """Up to STEPS steps at `factor` times lr; waits for the device only every EVERY steps."""
     lrs = [lr * factor for lr in trainer.lrs]
     trainer.change(penalty=None, schedule=lambda step, steps: 1.0, lrs=lrs)
     for group, lr in zip(trainer.optimizer.param_groups, trainer.lrs, strict=True):
@@ -95,31 +95,33 @@ def _fit(trainer: Trainer, x: Tensor, y: Tensor, least: float, factor: float = 1
 
 @torch.no_grad()
 def _measure(trainer: Trainer, x: Tensor, y: Tensor, least: float, steps: int) -> Fit:
-    """As trained, or as evaluated but for batch norm, where dropout of every make is off."""
+    """Loss and accuracy in train mode; if they fail, in eval mode with batch norm left in train
+    mode, which switches off any kind of dropout."""
 
-    def look() -> Fit:
+    def current() -> Fit:
         z = trainer.model(x)
         both = torch.stack([trainer.criterion(z, y), (z.argmax(-1) == y).double().mean()])
         loss, accuracy = both.tolist()
         return Fit(steps, loss, accuracy, loss < least + CLOSE and accuracy == 1)
 
-    if (fit := look()).passed:
+    fit = current()
+    if fit.passed:
         return fit
     with evaluating(trainer.model):
         for module in trainer.model.modules():
             if isinstance(module, BATCH_NORMS):
                 module.train()
-        calm = look()
-    return calm if calm.passed else fit
+        without_dropout = current()
+    return without_dropout if without_dropout.passed else fit
 
 
 def _remedy(
-    fresh: Fresh, x: Tensor, y: Tensor, least: float, own: Fit, reference: Fit, lr: float
+    fresh: Fresh, x: Tensor, y: Tensor, least: float, failed: Fit, reference: Fit, lr: float
 ) -> tuple[str, str]:
-    """What was tried and passed, the user's own optimizer at another lr, else the reference; and
-    what that says of the lr."""
+    """Advice that was tried and passed (the user's optimizer at another lr, else the reference),
+    and the cause that follows from it."""
     for factor in FACTORS:
-        if factor > 1 and not math.isfinite(own.loss):
+        if factor > 1 and not math.isfinite(failed.loss):
             continue
         trainer = fresh()
         fit = _fit(trainer, x, y, least, factor)
@@ -127,11 +129,11 @@ def _remedy(
             advice = f"optim.lr={float(trainer.lrs[0]):g} (tried: learned in {fit.steps} steps)"
             return advice, "optim.lr_low" if factor > 1 else "optim.lr_high"
     advice = f"optim=adam optim.lr={lr:g} (tried: learned in {reference.steps} steps)"
-    return advice, "fit.cannot_overfit" if math.isfinite(own.loss) else "optim.lr_high"
+    return advice, "fit.cannot_overfit" if math.isfinite(failed.loss) else "optim.lr_high"
 
 
 def _conflict(x: Tensor, y: Tensor) -> str:
-    """Two equal images with different labels make the task impossible."""
+    """Two equal images with different labels, as a sentence; empty if there are none."""
     rows = x.flatten(1)
     for i in range(len(y)):
         same = (rows[i + 1 :] == rows[i]).all(1) & (y[i + 1 :] != y[i])

@@ -1,4 +1,4 @@
-"""Can every trainable tensor learn? Named by conf/check/."""
+"""Does every trainable parameter get a gradient and move? Named by conf/check/."""
 
 from collections import Counter
 from functools import partial
@@ -12,62 +12,64 @@ from trainlab.training.trainer import Trainer
 
 STILL = "loop.param_not_updated"
 TINY = 1e-6  # of the largest weight: a smaller lr * gradient is lost in float32
-TRIES = 8  # a step may warm up from lr 0 or accumulate gradients, a network skip layers at random
+TRIES = 8  # steps: lr may start at 0, gradients may accumulate, a network may skip layers
 
 
 def parameters(fresh: Fresh) -> Verdict:
-    """Every trainable tensor has a gradient, is in one optimizer group, and moves if that is not 0.
+    """Every trainable parameter has a gradient, is in one optimizer group, and moves with it.
 
-    Frozen tensors (requires_grad=False) and groups at lr 0 are left alone.
+    Frozen parameters (requires_grad=False) and groups with lr 0 are not judged.
     """
-    expected = "each of them with a gradient, in one optimizer group, moved by a step"
+    expected = "each parameter has a gradient, is in one optimizer group, and moves in a step"
     trainer, verdict = fresh(), partial(Verdict, "parameters", expected=expected)
     named = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     if not named:
         return verdict(
-            FAIL, "no trainable tensor", advice="set requires_grad", stops=True, cause=STILL
+            FAIL, "no trainable parameter", advice="set requires_grad=True", stops=True, cause=STILL
         )
     held = Counter(id(p) for group in trainer.optimizer.param_groups for p in group["params"])
     if outside := [n for n, p in named.items() if not held[id(p)]]:
         stray = len(set(held) - {id(p) for p in trainer.model.parameters()} - set(map(id, named)))
         saw = f"not in the optimizer: {_names(outside)}"
-        saw += f"; it holds {stray} tensors that are not the model's" if stray else ""
-        advice = "build the optimizer from model.parameters() once every layer is in place"
+        saw += f"; it holds {stray} tensors of another model" if stray else ""
+        advice = "build the optimizer from model.parameters() after the last layer is added"
         return verdict(FAIL, saw, advice=advice, stops=True, cause=STILL)
     without, zero = _gradients(trainer, named)
     if without:
-        advice = "use them in forward, without detach; or set requires_grad=False"
+        advice = "use them in forward() without detach, or set requires_grad=False"
         saw = f"no gradient in {_names(without)}"
         return verdict(FAIL, saw, advice=advice, stops=True, cause=STILL)
     if twice := [n for n, p in named.items() if held[id(p)] > 1]:
-        saw = f"more than once in the optimizer: {_names(twice)}"
+        saw = f"in the optimizer more than once: {_names(twice)}"
         return verdict(FAIL, saw, advice="list each tensor once", cause="loop.listed_twice")
-    if zero:  # before a head or a branch that starts at 0 on purpose it is 0 for one step
+    if zero:  # upstream of a head or branch initialised at 0 on purpose it is 0 for one step
         later = _later(fresh)
         empty = [n for n in zero if is_matrix(named[n]) and named[n].abs().max() < 1e-30]
         zero = [n for n in zero if n in later or n in empty]
     if zero:
-        advice = "weights all 0, or every unit dead: init=he_normal or init=xavier_normal"
+        advice = "all weights 0, or every unit dead: init=he_normal or init=xavier_normal"
         blank = all(not p.any() for p in named.values() if is_matrix(p))
-        dead = not all(is_matrix(named[n]) for n in zero)  # no unit is on: its bias has none either
+        dead = not all(is_matrix(named[n]) for n in zero)  # a dead layer: its bias has none either
         cause = "init.zero" if blank else "act.dead" if dead else ""
-        saw = f"gradient 0 everywhere in {_names(zero)}"
+        saw = f"gradient exactly 0 in all of {_names(zero)}"
         return verdict(WARN, saw, advice=advice, cause=cause)
     still = _still(fresh)
     if len(still) == len(named):
-        saw = f"no tensor moves in {TRIES} steps"
-        advice = "optim.lr above 0; call optimizer.step() in every step"
+        saw = f"no parameter moves in {TRIES} steps"
+        advice = "set optim.lr above 0 and call optimizer.step() in every step"
         return verdict(FAIL, saw, advice=advice, cause=STILL)
     if still and not any(is_matrix(named[n]) for n in still):
-        saw = f"{len(named)} trainable tensors have a gradient and move, but for {_names(still)}"
-        return verdict(PASS, f"{saw}: no effect, as a bias before batch norm has none")
+        saw = f"{len(named)} trainable parameters have a gradient and move, except {_names(still)}"
+        return verdict(PASS, f"{saw}: no effect, like a bias before batch norm")
     if still:
-        advice = "updates below the resolution of the weights: raise optim.lr, or norm=batch"
-        saw = f"not moved in {TRIES} steps: {_names(still)}"
+        advice = (
+            "updates are below the float resolution of the weights: raise optim.lr, or norm=batch"
+        )
+        saw = f"did not move in {TRIES} steps: {_names(still)}"
         lr = max(map(float, trainer.lrs))
         tiny = all(lr * named[n].grad.abs().max() < TINY * named[n].abs().max() for n in still)
         return verdict(WARN, saw, advice=advice, cause="optim.lr_low" if tiny else STILL)
-    return verdict(PASS, f"{len(named)} trainable tensors have a gradient and move")
+    return verdict(PASS, f"{len(named)} trainable parameters have a gradient and move")
 
 
 def _gradients(trainer: Trainer, named: dict[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -88,7 +90,7 @@ def _gradients(trainer: Trainer, named: dict[str, Tensor]) -> tuple[list[str], l
 
 
 def _later(fresh: Fresh) -> list[str]:
-    """Names of the tensors whose gradient is 0 everywhere after TRIES steps."""
+    """Names of the parameters whose gradient is 0 everywhere after TRIES steps."""
     trainer = fresh()
     trainer.model.train()
     for step in range(TRIES):
@@ -98,7 +100,7 @@ def _later(fresh: Fresh) -> list[str]:
 
 
 def _still(fresh: Fresh) -> list[str]:
-    """Names of the trainable tensors that up to TRIES steps leave bit for bit as they were."""
+    """Names of the trainable parameters that TRIES steps leave unchanged bit for bit."""
     trainer = fresh()
     trainer.model.train()
     now = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}

@@ -9,13 +9,13 @@ from trainlab.checks import FAIL, PASS, SKIPPED, Fresh, Verdict
 from trainlab.checks.tools import no_dropout
 from trainlab.optim.penalty import Elastic
 
-TRIAL = 1e-2  # where no penalty is set
+TRIAL = 1e-2  # l2 to try where no penalty is set
 
 
 def penalty(fresh: Fresh) -> Verdict:
-    """Loss with the penalty - loss without = l1 * sum of sizes + l2 / 2 * sum of squares, to 1e-5.
+    """Loss with the penalty - loss without = l1 * sum |w| + l2 / 2 * sum w^2, to 1e-5.
 
-    The right side is computed apart, in float64.
+    The right side is computed separately, in float64.
     """
     trainer, verdict = fresh(), partial(Verdict, "penalty")
     x, y = trainer.batches(0)
@@ -28,7 +28,7 @@ def penalty(fresh: Fresh) -> Verdict:
         z = trainer.model(x).detach()
     without = trainer.criterion(z, y)
     if without.requires_grad:
-        return verdict(SKIPPED, "the loss has a term in the weights of its own")
+        return verdict(SKIPPED, "the loss has a term of its own in the weights")
     without, loss = torch.stack([without, trainer.objective(z, y)]).double().tolist()
     weights = [p.detach().double() for p in trainer.penalised]
     sizes, squares = (sum(float((p.abs() ** n).sum()) for p in weights) for n in (1, 2))
@@ -38,6 +38,6 @@ def penalty(fresh: Fresh) -> Verdict:
     resolution = 4 * torch.finfo(z.dtype).eps * abs(loss)  # a difference of two rounded losses
     if abs(loss - without - rise) <= 1e-5 * rise + resolution:
         return verdict(PASS, f"{saw}, expected +{rise:.3g}", f"+{rise:.3g}")
-    advice = "the penalty must reach the loss as l1 * sum of sizes + l2 / 2 * sum of squares"
+    advice = "the penalty must add l1 * sum |w| + l2 / 2 * sum w^2 to the loss"
     saw += f", {loss - without:+.5g}"
     return verdict(FAIL, saw, f"+{rise:.5g}", advice, cause="loss.penalty")

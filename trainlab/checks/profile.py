@@ -1,4 +1,4 @@
-"""Does the signal keep its size through the layers, forwards and backwards? Named by
+"""Do signal and gradient keep their size through the layers? Named by
 conf/check/. B batch, U units, L activation calls."""
 
 import math
@@ -14,7 +14,7 @@ from trainlab.observe.capture import Layer, capture
 from trainlab.training.modules import matrices
 from trainlab.training.trainer import Trainer
 
-IMAGES, TRIES = 128, 8  # steps, of which the first may warm up from lr 0
+IMAGES, TRIES = 128, 8  # TRIES: steps, since lr may warm up from 0
 FORWARD = (-2.0, 1.5)  # log10 of last over first hidden layer
 BACKWARD = (-3.0, 1.85)  # log10 of first over last; 70 is AUTOTRAINER's bound (2021)
 EXPECTED = f"forward within 10^{FORWARD[0]:g} .. 10^{FORWARD[1]:g}, backward within "
@@ -22,13 +22,13 @@ EXPECTED += f"10^{BACKWARD[0]:g} .. 10^{BACKWARD[1]:g}"
 
 
 def profile(fresh: Fresh) -> Verdict:
-    """log10 of what each hidden layer passes on: forwards the std over samples, backwards the rms
-    of d loss / d activation, at initialisation.
+    """Per hidden layer at initialisation, log10 of the activations' std over samples (forward) and
+    of the rms of d loss / d activation (backward).
 
-    Both, because small initial weights shrink the signal forwards while the ratio of the gradients
-    looks healthy. The std is that of each unit over the samples: the pooled one stays healthy over
-    a signal that is dead. Before a head or a branch that starts at 0 on purpose the gradient is 0
-    too: such a layer is left out, unless it is still 0 after a few steps.
+    Both are needed: small initial weights shrink the forward signal while the gradients look
+    healthy. The std is taken per unit: pooled over units it looks healthy even if no unit responds
+    to the input. Upstream of a head or branch initialised at 0 the gradient is 0; such a layer is
+    left out, unless its gradient is still 0 after a few steps.
     """
     trainer, verdict = fresh(), partial(Verdict, "profile", expected=EXPECTED)
     x, y = images(trainer, IMAGES)
@@ -40,26 +40,33 @@ def profile(fresh: Fresh) -> Verdict:
                 trainer.step(x, y)
                 later = _calls(trainer, x, y)[1]
     if len(calls) < 2:
-        return verdict(SKIPPED, f"{len(calls)} activation calls: no depth to follow")
+        return verdict(
+            SKIPPED, f"{len(calls)} activation calls: at least 2 are needed for a profile"
+        )
     names, forward = list(sizes), _log10([_spread(c.out) for c in calls])
     if max(sizes.values()) == -math.inf:
         sizes = later
     backward = list(sizes.values())
-    saw = f"{names[0]} to {names[-1]}: std {_shown(forward)}, gradient {_shown(backward)} (log10)"
-    told = _judged("signal", forward, names, FORWARD)
-    held = [n for n, s in sizes.items() if s > -math.inf or later.get(n) == -math.inf][::-1]
-    told += _judged("gradient", [sizes[n] for n in held], held, BACKWARD)
-    if not told:
+    saw = (
+        f"{names[0]} to {names[-1]}: std {_figures(forward)}, gradient {_figures(backward)} (log10)"
+    )
+    problems = _problems("signal", forward, names, FORWARD)
+    lasting = []  # without layers whose gradient is 0 in the first step only
+    for name, size in reversed(sizes.items()):
+        if size > -math.inf or later.get(name) == -math.inf:
+            lasting.append(name)
+    problems += _problems("gradient", [sizes[n] for n in lasting], lasting, BACKWARD)
+    if not problems:
         return verdict(PASS, saw)
     advice = "init=he_normal (with init.gain=auto), norm=batch, activation=relu, or fewer layers"
     blank = not any(p.any() for p in matrices(trainer.model).values())
-    cause = "init.zero" if blank else _cause(fresh, forward, [sizes[n] for n in held])
-    return verdict(WARN, f"{'; '.join(told)}; {saw}", advice=advice, cause=cause)
+    cause = "init.zero" if blank else _cause(fresh, forward, [sizes[n] for n in lasting])
+    return verdict(WARN, f"{'; '.join(problems)}; {saw}", advice=advice, cause=cause)
 
 
 def _cause(fresh: Fresh, forward: list[float], backward: list[float]) -> str:
-    """What both profiles together are called: the initial weights, where the signal forwards does
-    not keep its size."""
+    """The cause that both profiles point to: the initial weights, where the forward signal does not
+    keep its size."""
     if -math.inf in (*forward, *backward):
         return "act.dead"
     if not all(map(math.isfinite, (*forward, *backward))):
@@ -69,7 +76,9 @@ def _cause(fresh: Fresh, forward: list[float], backward: list[float]) -> str:
         return "grad.vanishing" if back < 0 else "grad.exploding"
     if cause := init_gain(fresh).cause:
         return cause
-    flat = "grad.vanishing" if back < BACKWARD[0] else "init.too_small"  # a slope far below 1
+    flat = (
+        "grad.vanishing" if back < BACKWARD[0] else "init.too_small"
+    )  # activations with a slope far below 1
     return flat if grown < 0 else "init.too_large"
 
 
@@ -92,17 +101,17 @@ def _log10(sizes: list[Tensor]) -> list[float]:
     return torch.where(values.isfinite(), values, math.nan).log10().tolist()
 
 
-def _shown(profile: list[float]) -> str:
-    """At most 8 of them, evenly from first to last."""
+def _figures(profile: list[float]) -> str:
+    """At most 8 figures, evenly spaced from first to last."""
     last = len(profile) - 1
-    kept = sorted({round(i * last / min(7, last)) for i in range(min(8, last + 1))})
-    return " ".join(f"{profile[i]:.1f}" for i in kept)
+    places = sorted({round(i * last / min(7, last)) for i in range(min(8, last + 1))})
+    return " ".join(f"{profile[i]:.1f}" for i in places)
 
 
-def _judged(
+def _problems(
     what: str, profile: list[float], names: list[str], limits: tuple[float, float]
 ) -> list[str]:
-    """What is wrong from the first to the last of a profile, in words."""
+    """What is wrong with a profile, as a sentence in a list; empty if nothing is."""
     for size, name in zip(profile, names, strict=True):
         if size == -math.inf:
             return [f"the {what} is exactly 0 at {name}"]

@@ -1,4 +1,4 @@
-"""Keeps somebody's objects and puts them back in place, bit for bit."""
+"""Save the state of a user's objects and restore it in place, bit for bit."""
 
 import functools
 import inspect
@@ -9,60 +9,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGE = 1_000_000  # elements; a larger tensor that a step function refers to is data: not copied
+LARGE = 1_000_000  # elements; a larger tensor that a step function refers to is data and not copied
 
 
 class Snapshot:
-    """All that some objects reach through containers and through whatever has a state_dict.
-
-    Kept are the objects themselves and what is in them: tensors (data, .grad, requires_grad),
-    attributes, items.
+    """The state of objects and of all they reach through containers and objects with a state_dict:
+    tensors (data, .grad, requires_grad), attributes, items.
     """
 
     def __init__(self, *objects: Any):
         self.undo: list[Callable[[], Any]] = []
         self._seen: dict[int, Any] = {}
-        for each in objects:
-            self._keep(each)
+        for value in objects:
+            self._save(value)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back. May be called again and again."""
+        """Restore everything. May be called any number of times."""
         for undo in self.undo:
             undo()
 
-    def _keep(self, value: Any) -> None:
+    def _save(self, value: Any) -> None:
         if id(value) in self._seen:
             return
-        self._seen[id(value)] = value  # alive, so that no other object gets its id
+        self._seen[id(value)] = value  # kept alive, so that no other object gets its id
         if isinstance(value, Tensor):
-            self._keep_tensor(value)
+            self._save_tensor(value)
         elif isinstance(value, torch.Generator):
             self.undo.append(functools.partial(value.set_state, value.get_state()))
         elif isinstance(value, dict | set):
-            kept = value.copy()
-            self.undo += [value.clear, functools.partial(value.update, kept)]
+            self.undo += [value.clear, functools.partial(value.update, value.copy())]
             for item in value.values() if isinstance(value, dict) else ():
-                self._keep(item)
+                self._save(item)
         elif isinstance(value, list | deque):
             self.undo += [value.clear, functools.partial(value.extend, value.copy())]
             for item in value:
-                self._keep(item)
+                self._save(item)
         elif isinstance(value, tuple):
             for item in value:
-                self._keep(item)
+                self._save(item)
         elif has_state(value):
-            self._keep(vars(value))
+            self._save(vars(value))
 
-    def _keep_tensor(self, tensor: Tensor) -> None:
-        data, kept = tensor.data, tensor.detach().clone()
+    def _save_tensor(self, tensor: Tensor) -> None:
+        data, values = tensor.data, tensor.detach().clone()
         grad, trainable = (tensor.grad, tensor.requires_grad) if tensor.is_leaf else (None, None)
         if grad is not None:
-            self._keep(grad)
+            self._save(grad)
 
         def undo() -> None:
             tensor.data = data
-            data.copy_(kept)
+            data.copy_(values)
             if trainable is not None:
                 tensor.requires_grad_(trainable).grad = grad
 
@@ -76,23 +73,23 @@ def has_state(value: Any) -> bool:
 
 
 class Step:
-    """What a step function refers to, through bound arguments, attributes, closure and globals.
+    """What a step function refers to through bound arguments, attributes, closure and globals.
 
-    `states` (objects with a state_dict) may be put back between its calls. The rest, which may
-    count the calls, is put back by `restore` only. Functions and objects of the same file are
-    followed.
+    `states` (objects with a state_dict) may be restored between calls. The rest, which may count
+    the calls, is restored by `restore` only. References are followed into functions and objects of
+    the same module.
     """
 
     def __init__(self, step: Callable):
         self.values: list[Any] = []
-        self._names: list[Callable[[], Any]] = []  # undo what rebinds a name
+        self._names: list[Callable[[], Any]] = []  # calls that undo the rebinding of a name
         self._followed: set[int] = set()
         self._follow(step)
         self.states = [value for value in self.values if has_state(value)]
         self._snapshot = Snapshot(*self.values)
 
     def restore(self) -> None:
-        """Put everything back, rebound names (nonlocal, global, attributes) included."""
+        """Restore everything, rebound names (nonlocal, global, attributes) included."""
         self._snapshot.restore()
         for undo in self._names:
             undo()
@@ -123,7 +120,7 @@ class Step:
 
     def _attributes(self, owner: Any) -> None:
         space = vars(owner)
-        if not isinstance(space, dict):  # a class: its attributes are not ours to set
+        if not isinstance(space, dict):  # a class: a mappingproxy, which cannot be restored
             return
         self._names += [space.clear, functools.partial(space.update, dict(space))]
         self._refer(space.values(), owner)

@@ -1,4 +1,4 @@
-"""What several checks stand on: images, dropout off, redrawn weights, what a loss makes of outputs.
+"""Tools that several checks share: samples, dropout off, redrawn weights, properties of a loss.
 
 B batch, K classes.
 """
@@ -21,11 +21,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def images(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training images x and labels y, fewer where the same batch comes again."""
+    """The first `count` training images x and labels y; fewer if a batch repeats."""
     xs, ys = zip(trainer.batches(0), strict=True)
     while sum(map(len, ys)) < count:
         x, y = trainer.batches(len(ys))
-        if any(torch.equal(x.nan_to_num(), seen.nan_to_num()) for seen in xs):
+        if any(torch.equal(x.nan_to_num(), earlier.nan_to_num()) for earlier in xs):
             break
         xs, ys = (*xs, x), (*ys, y)
     return torch.cat(xs)[:count], torch.cat(ys)[:count]
@@ -49,7 +49,7 @@ def sample(batches: Callable) -> tuple[Tensor, Tensor]:
 
 
 def in_file_order(batches: Callable) -> Callable:
-    """The same samples, not shuffled, where that can be had."""
+    """The same samples unshuffled, where `batches` allows it."""
     if not isinstance(batches, Batches):
         return batches
     return Batches.in_order(Split(batches.x, batches.y), batches.preprocess, 512)
@@ -57,35 +57,35 @@ def in_file_order(batches: Callable) -> Callable:
 
 @contextlib.contextmanager
 def no_dropout(model: nn.Module) -> Iterator[None]:
-    """Train mode, where batch norm works as in training, with every dropout module's rate at 0."""
+    """Train mode, so that batch norm works as in training, with the rate of every dropout at 0."""
     inside = nn.MultiheadAttention | nn.RNNBase  # these keep their rate in `dropout`
-    kept = [(m, "p", m.p) for m in model.modules() if isinstance(m, DROPOUTS)]
-    kept += [(m, "dropout", m.dropout) for m in model.modules() if isinstance(m, inside)]
+    rates = [(m, "p", m.p) for m in model.modules() if isinstance(m, DROPOUTS)]
+    rates += [(m, "dropout", m.dropout) for m in model.modules() if isinstance(m, inside)]
     model.train()
     try:
-        for module, name, _ in kept:
+        for module, name, _ in rates:
             setattr(module, name, 0.0)
         yield
     finally:
-        for module, name, rate in kept:
+        for module, name, rate in rates:
             setattr(module, name, rate)
 
 
 @torch.no_grad()
 def redraw(model: nn.Module) -> None:
-    """Draw every parameter anew: what stays true of the outputs is true whatever the weights."""
+    """Draw all parameters anew: what still holds for the outputs holds whatever the weights are."""
     for p in model.parameters():
         if p.is_floating_point():
             p.normal_(0, 3 / math.sqrt(p[0].numel()) if is_matrix(p) else 1)
 
 
 def no_classes(logits: Tensor, y: Tensor) -> str:
-    """Why these are not logits (B, K) and labels (B,), or nothing."""
+    """Why these are not logits (B, K) and labels (B,), as a sentence; empty if they are."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
-        seen = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        return f"the model gives {seen}, not logits (B, K)"
+        output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        return f"the model returns {output}, expected logits (B, K)"
     if y.dtype != torch.int64 or y.shape != logits.shape[:1]:
-        return f"y is {y.dtype} of shape {tuple(y.shape)}, not class numbers int64 (B,)"
+        return f"y is {y.dtype} of shape {tuple(y.shape)}, expected class numbers int64 (B,)"
     return ""
 
 
@@ -95,9 +95,9 @@ def probabilities(outputs: Tensor) -> bool:
 
 
 def takes_softmax(criterion: Criterion, outputs: Tensor, y: Tensor) -> bool:
-    """Whether adding a constant to all outputs (B, K) leaves the loss alone, as softmax does.
+    """Whether adding a constant to all outputs (B, K) leaves the loss unchanged, as softmax does.
 
-    The outputs tried stay within 0 .. 1, where every loss is defined.
+    Tried with outputs within 0 .. 1, where every loss is defined.
     """
     z = torch.rand_like(outputs) / 2
     here, shifted = criterion(z, y), criterion(z + 0.25, y)
@@ -105,10 +105,10 @@ def takes_softmax(criterion: Criterion, outputs: Tensor, y: Tensor) -> bool:
 
 
 def as_outputs(criterion: Criterion, outputs: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-    """What turns logits into the kind of `outputs` (B, K) that this loss is given: often nothing.
+    """The function that turns logits into what this model outputs (B, K): often the identity.
 
-    Log-probabilities (for NLLLoss) are log_softmax; probabilities are softmax unless the loss takes
-    softmax itself, in which case they are the mistake and not the convention.
+    log_softmax for log-probabilities (NLLLoss); softmax for probabilities, unless the loss applies
+    softmax itself: then they are a mistake and not a convention.
     """
     if (outputs.logsumexp(-1).abs() < 1e-3).all():
         return lambda logits: logits.log_softmax(-1)
@@ -120,8 +120,8 @@ def as_outputs(criterion: Criterion, outputs: Tensor, y: Tensor) -> Callable[[Te
 def floor(criterion: Criterion, outputs: Tensor, y: Tensor) -> float:
     """The least loss that such outputs can reach: min over a of criterion(a * onehot(y), y).
 
-    0 for cross-entropy, hinge and squared error, 0.50 for label smoothing 0.1 and K = 10; -inf
-    where it only falls.
+    0 for cross-entropy, hinge and squared error; 0.50 for label smoothing 0.1 and K = 10; -inf
+    where the loss has no lower bound.
     """
     shape = as_outputs(criterion, outputs, y)
     target = functional.one_hot(y, outputs.shape[1]).to(outputs.dtype)

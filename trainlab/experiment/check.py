@@ -1,4 +1,4 @@
-"""A recipe that is only checked. Named by conf/task/."""
+"""Check a recipe without training it. Named by conf/task/."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,12 +17,12 @@ from trainlab.storage import atomic, run_folder
 def check(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """`task=check`: recipe, data and model, the verdicts of the preflight, and no training.
+    """`task=check`: print recipe, data, model and preflight verdicts, and stop before training.
 
-    Leaves verdicts.json, config.yaml, status.json. Raises ConfigError where training cannot work.
+    Writes verdicts.json, config.yaml, status.json. Raises ConfigError where training cannot work.
     """
     if cfg.resume is not None:
-        raise ConfigError("task = check: judges a recipe from its start; drop resume")
+        raise ConfigError("task = check: starts from step 0; remove resume")
     with ExitStack() as stack:
         status = stack.enter_context(run_folder.locked(directory, keys.digest(keys.values(cfg))))
         show = Show(quiet=cfg.quiet)
@@ -36,5 +36,5 @@ def check(
         verdicts = preflight(bench, directory, show)
         status.write("finished")
     show.note(f"files   {directory}")
-    found = {v.name: v.status for v in verdicts}
-    return {"verdicts": found, "directory": str(directory)}
+    statuses = {v.name: v.status for v in verdicts}
+    return {"verdicts": statuses, "directory": str(directory)}

@@ -1,4 +1,4 @@
-"""What survives of a run: saved while it trains, and taken up again bit for bit."""
+"""Checkpoints of a run: saved while it trains, restored bit for bit."""
 
 import sys
 import time
@@ -17,9 +17,9 @@ FAILURES = 3  # saves in a row that may fail, the last of them included
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run, and stops it when a signal asks.
+    """Writes the checkpoints of one run, and stops the run after a signal or at `pause_at`.
 
-    facts: what a checkpoint must hold beside the Trainer's state: config, data digest,
+    facts: what a checkpoint holds besides the Trainer's state: config, data digest,
     environment, preprocessing, ...
     """
 
@@ -34,16 +34,16 @@ class Checkpointer:
         self.log: Log | None = None
 
     def elapsed(self) -> float:
-        """Seconds of training, the earlier starts of this run included."""
+        """Seconds of training, including earlier starts of this run."""
         return time.monotonic() - self.begun
 
     def totals(self) -> dict[str, Any]:
-        """What summary.json says of it."""
+        """The checkpointer's entries in summary.json."""
         return {"seconds": self.elapsed(), "resumes": self.resumes}
 
     def save(self, trainer: Trainer) -> None:
-        """As `save_now`, but a disk that is full for a while does not end the run: it is tried
-        again when the next checkpoint is due, FAILURES times at most and never at the end."""
+        """As `save_now`, but a temporarily full disk does not end the run: it tries again when the
+        next checkpoint is due, up to FAILURES failures in a row, and not at the end of the run."""
         try:
             self.save_now(trainer)
             self.failures = 0
@@ -58,8 +58,8 @@ class Checkpointer:
             )
 
     def save_now(self, trainer: Trainer) -> None:
-        """The state of this step, durable when it returns. Raises NonFiniteError rather than save
-        bad weights, MachineError when it cannot be written."""
+        """Save the state of this step; it is on the disk when this returns. Raises NonFiniteError
+        instead of saving bad weights, MachineError when it cannot write."""
         if trainer.step_count == self.saved_at:
             return
         begun = time.monotonic()
@@ -79,21 +79,21 @@ class Checkpointer:
         self.saved_at, self.saved_when = trainer.step_count, time.monotonic()
         self.cost = self.saved_when - begun
 
-    def go_on(self, saved: Any) -> int:
-        """Count on from a checkpoint; bytes of metrics.jsonl it stands on."""
+    def resume(self, saved: Any) -> int:
+        """Continue the counts of a checkpoint. Returns the length of metrics.jsonl at that step."""
         self.saved_at = saved.step
         self.begun -= saved.facts["elapsed_seconds"]
         self.resumes = saved.facts["resumes"] + 1
         return saved.facts["metrics_bytes"]
 
     def pauses(self, trainer: Trainer) -> bool:
-        """Whether this is the step of `pause_at`; a run that has ended does not pause."""
+        """Whether to pause at this step (`pause_at`); a run that has ended does not pause."""
         at = run_folder.pause_step(self.facts["config"]["pause_at"], trainer.steps)
         return trainer.step_count == at and not trainer.ended()
 
     def after(self, flag: run_folder.Flag, trainer: Trainer) -> None:
-        """Asked after every step: stop when a signal came or at `pause_at`, save when the time is
-        up; saving takes at most 2 % of it."""
+        """Called after every step: stop after a signal or at `pause_at`; save every `seconds`, and
+        less often where saving would take more than 2 % of the time."""
         self.status.step = trainer.step_count
         if flag.raised is not None or self.pauses(trainer):
             self.save_now(trainer)
@@ -103,8 +103,8 @@ class Checkpointer:
 
 
 def checkpoint_facts(bench: Any) -> dict[str, Any]:
-    """What a checkpoint holds of a story's Bench beside the Trainer's state, so that nothing else
-    is needed to use it."""
+    """What a checkpoint holds of a Bench besides the Trainer's state, so that it can be used on its
+    own."""
     return {
         "trainlab": __version__,
         "config": keys.values(bench.cfg),

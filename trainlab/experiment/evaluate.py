@@ -1,4 +1,4 @@
-"""A run that was trained before: load it, evaluate it."""
+"""Load and evaluate a run that was trained before."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from trainlab.storage import restore
 
 
 class Loaded(NamedTuple):
-    """A trained network in evaluation mode, what its inputs went through, and the names of its
-    outputs."""
+    """A trained network in evaluation mode, its fitted preprocessing, and the names of its
+    classes."""
 
     model: nn.Module
     preprocess: Any  # Affine or Linear
@@ -30,21 +30,23 @@ class Loaded(NamedTuple):
 def load(run: str | Path, trust: Sequence[str] = ()) -> Loaded:
     """The best weights of a run: `model(preprocess(x))` gives logits (B, K) for raw x. On the CPU.
 
-    `trust` admits the user's own packages that the run was trained with. Raises CheckpointError.
+    `trust` admits the user's packages that the run was trained with. Raises CheckpointError.
     """
     saved = _newest(Path(run))
-    told, cfg = saved.facts, OmegaConf.create(saved.facts["config"])
-    model = build_network(cfg, Door(trust), told["shape"], len(told["classes"]))
+    facts = saved.facts
+    cfg, classes = OmegaConf.create(facts["config"]), tuple(facts["classes"])
+    model = build_network(cfg, Door(trust), facts["shape"], len(classes))
     model.load_state_dict(_weights(saved))
-    return Loaded(model.eval(), _fitted(Path(run), told["preprocess"]), tuple(told["classes"]))
+    return Loaded(model.eval(), _fitted(Path(run), facts["preprocess"]), classes)
 
 
 def evaluate(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """`task=evaluate resume=DIR`: the best weights of a run on its three splits. Writes nothing."""
+    """`task=evaluate resume=DIR`: evaluate the best weights of a run on its three splits. Writes
+    nothing."""
     if cfg.resume is None:
-        raise ConfigError("task = evaluate: needs a run; give resume=DIR")
+        raise ConfigError("task = evaluate: needs the folder of a run; give resume=DIR")
     saved = _newest(directory)
     bench = prepare(cfg, door)
     restore.require_same_recipe(checkpoint_facts(bench), saved.facts, cfg.resume_allow)
@@ -56,14 +58,15 @@ def evaluate(
     return {"results": results, "best_step": best, "directory": str(directory)}
 
 
-def _fitted(run: Path, told: dict[str, Any]) -> Any:
-    """The preprocessing of a checkpoint's facts: numbers, or the name of the file that has them."""
-    if "file" in told:
+def _fitted(run: Path, entry: dict[str, Any]) -> Any:
+    """The preprocessing from a checkpoint's entry: its numbers, or the name of the file with
+    them."""
+    if "file" in entry:
         from trainlab.data import preprocess_file
 
-        state = preprocess_file.read(run, told)
+        state = preprocess_file.read(run, entry)
     else:
-        state = {name: torch.tensor(values) for name, values in told.items()}
+        state = {name: torch.tensor(values) for name, values in entry.items()}
     if "forward" not in state:
         return Affine(**state)
     from trainlab.data.whitening import restored
@@ -77,15 +80,17 @@ def _newest(run: Path) -> restore.Checkpoint:
         warnings.warn(f"{run}: {text}; using the checkpoint before it", stacklevel=3)
     if saved is None:
         raise CheckpointError(
-            f"run = {run}: no checkpoint there; train it, or give the folder of a run"
+            f"run = {run}: no checkpoint found; train it, or give the folder of a trained run"
         )
     return saved
 
 
 def _weights(saved: restore.Checkpoint) -> dict[str, torch.Tensor]:
-    own = {
-        name.removeprefix("model."): t
-        for name, t in saved.tensors.items()
-        if name.startswith("model.")
-    }
-    return saved.best or own
+    """The best weights, or the latest ones where no evaluation has chosen any."""
+    if saved.best:
+        return saved.best
+    weights = {}
+    for name, tensor in saved.tensors.items():
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = tensor
+    return weights

@@ -1,4 +1,4 @@
-"""`fault=WORD`: the broken run, its healthy twin, and the words that were found. Named by
+"""`fault=WORD`: the broken run, its healthy twin, and the findings of both. Named by
 conf/task/."""
 
 import shutil
@@ -23,23 +23,23 @@ def teach(
 ) -> dict[str, Any]:
     """The run with the fault, in `directory`; then the same without it, in `directory`/healthy.
 
-    Returns what the broken run does, or raises what ended it after the twin was trained.
+    Returns the summary of the broken run, or raises its error after the twin was trained.
     """
     word = choices["fault"]
     if not cfg.get("fault"):
-        raise ConfigError("task = teach: compares with a fault; add fault=WORD")
+        raise ConfigError("task = teach: needs a fault to demonstrate; add fault=WORD")
     show = Show(quiet=cfg.quiet)
     name, severity = named(word), f"fault.severity={cfg.fault.severity:g}"
     show.note(f"fault   {name} ({severity}): {words.source('fault', word)}")
     ended = None
     try:
         summary = train(cfg, directory, door, choices)
-    except (NonFiniteError, ConfigError) as error:  # it diverged, or preflight stopped it
+    except (NonFiniteError, ConfigError) as error:  # diverged, or stopped by preflight
         if not (directory / "verdicts.json").exists():
             raise
         ended = error
     twin = directory / "healthy"
-    show.note("\nhealthy twin: the same without the fault")
+    show.note("\nhealthy twin: the same run without the fault")
     shutil.rmtree(twin, ignore_errors=True)  # of a shorter run, where this one was resumed
     twin.mkdir()
     plain = OmegaConf.merge(cfg, {"quiet": True, "resume": None})
@@ -52,34 +52,34 @@ def teach(
 
 
 def named(word: str) -> str:
-    """`init_zero` -> `init.zero`, the name a finding has."""
+    """`init_zero` -> `init.zero`, as findings are named."""
     return word.replace("_", ".", 1)
 
 
 def compare(show: Show, name: str, broken: Path, healthy: Path, measures: Sequence[str]) -> None:
-    """Where both ended, what was found in both, and whether the fault is among it."""
+    """Print the last figures and the findings of both runs, and whether the fault was found."""
     tags = [f"{split}/{measure}" for split in ("train", "val") for measure in measures]
     last = [final(folder, tags) for folder in (broken, healthy)]
     found = [[f for f in examine(folder) if f.severity != INFO] for folder in (broken, healthy)]
     table = table_of("at the last step", "broken", "healthy")
     for tag in tags:
         table.add_row(tag, *(f"{row.get(tag, float('nan')):.4g}" for row in last))
-    table.add_row("found", *("\n".join(f.id for f in each[:3]) or "nothing" for each in found))
+    table.add_row("findings", *("\n".join(f.id for f in run[:3]) or "none" for run in found))
     show.console.print(table)
     places = [place for place, f in enumerate(found[0], 1) if f.id == name]
-    told = f"named in place {places[0]}" if places else "not named"
+    text = f"finding no. {places[0]}" if places else "not found"
     since = next((f.since_step for f in found[0] if f.id == name), None)
-    when = {None: "", 0: ", before the training"}.get(since, f", since step {since}")
-    show.note(f"fault   {name}: {told}{when}")
+    when = {None: "", 0: ", before training"}.get(since, f", since step {since}")
+    show.note(f"fault   {name}: {text}{when}")
     show.note(f"curves  tensorboard --logdir {broken}")
 
 
 def final(folder: Path, tags: Sequence[str]) -> dict[str, float]:
-    """The last value of each of these tags."""
-    seen: dict[str, float] = {}
+    """The last value of each tag."""
+    values: dict[str, float] = {}
     if not (folder / "metrics.jsonl").exists():  # it never trained
-        return seen
+        return values
     for row in metrics_log.rows(folder / "metrics.jsonl"):
         if "step" in row and "histogram" not in row:
-            seen |= {tag: float(value) for tag, value in row.items() if tag in tags}
-    return seen
+            values |= {tag: float(value) for tag, value in row.items() if tag in tags}
+    return values

@@ -196,9 +196,9 @@ def find(
         show.notes(bench.notices())
         curves = [sweep(seeded(bench, cfg.seed + i), low, high, steps) for i in range(seeds)]
         answer = judge(curves)
-        told = {"optim": choices["optim"], "lr_now": cfg.optim.lr, **dataclasses.asdict(answer)}
+        figures = {"optim": choices["optim"], "lr_now": cfg.optim.lr, **dataclasses.asdict(answer)}
         rows = [{"log10_lr": list(axis), "loss": _plain(losses)} for axis, losses in curves]
-        atomic.write_json(directory / "lr_range.json", told | {"curves": rows})
+        atomic.write_json(directory / "lr_range.json", figures | {"curves": rows})
         atomic.write(directory / "lr_range.png", drawn(curves, answer))
         lines = said(answer, bench, low, high)
         with Log(directory) as log:
@@ -206,7 +206,7 @@ def find(
             log.curve("lr_range/loss", list(median_curve(curves)[1]))
         show.notes([*lines, f"files   {directory}"])
         status.write("finished")
-    return told | {"directory": str(directory)}
+    return figures | {"directory": str(directory)}
 
 
 def blind(bench: Bench) -> float:

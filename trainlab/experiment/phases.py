@@ -1,6 +1,6 @@
-"""The story of one run, chapter by chapter: data, preprocess, model, init, preflight, fit, close.
+"""One run, phase by phase: data, preprocess, model, init, preflight, fit, close.
 
-The only reader of cfg. `door` turns a config node into an object; everything below takes plain
+The phases read cfg; `door` turns a config node into an object, and components take plain
 values.
 """
 
@@ -45,16 +45,16 @@ class Bench:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample as the model gets it: (C, H, W) or (F,)."""
+        """Shape of a sample as the model gets it: (C, H, W) or (F,)."""
         return tuple(self.preprocess.shape(self.splits.shape))
 
     def in_order(self, split: Any) -> Batches:
-        """For evaluation, where larger batches only save time."""
+        """Batches in file order, for evaluation; 512, since larger batches only save time."""
         fitted = self.preprocess if split is self.splits.train else self.eval_preprocess
         return Batches.in_order(split, fitted, 512)
 
     def augment(self) -> Callable | None:
-        """What the training batches go through, or None."""
+        """The augmentation of the training batches, or None."""
         if not (nodes := self.cfg.get("augment") or {}):
             return None
         from trainlab.data.augment import (
@@ -66,7 +66,7 @@ class Bench:
         )
 
     def notices(self) -> list[str]:
-        """What is worth saying about the data and what is done to it."""
+        """Notes about the data and their augmentation, for the console."""
         if not (nodes := self.cfg.get("augment") or {}):
             return list(self.splits.notices)
         from trainlab.data.augment import label_warnings
@@ -74,7 +74,8 @@ class Bench:
         return [*self.splits.notices, *label_warnings(nodes, self.splits)]
 
     def fresh(self, plain: bool = False) -> Trainer:
-        """A Trainer at step 0, the same each time; preflight's are `plain`: not augmented."""
+        """A new Trainer at step 0, the same each time. `plain`, for preflight: without
+        augmentation."""
         cfg, train = self.cfg, self.splits.train
         size = len(train) if cfg.batch_size == "full" else int(cfg.batch_size)
         sort = cfg.data.order == "sorted"
@@ -110,26 +111,26 @@ class Bench:
         return trainer
 
     def extras(self, model: nn.Module, optimizer: Any, steps: int, plain: bool) -> Extras:
-        """What the recipe adds to the plain step."""
+        """The Extras of the recipe: additions to the plain step."""
         cfg = self.cfg
-        if not (self.asked(*ADDED) or cfg.groups.freeze or cfg.evaluate.statistics != "ema"):
+        if not (self.changed(*ADDED) or cfg.groups.freeze or cfg.evaluate.statistics != "ema"):
             return PLAIN
-        from trainlab.experiment.regularisation import regularise  # most runs do without
+        from trainlab.experiment.regularisation import regularise  # not needed by most runs
 
         values = {name: keys.values(cfg[name]) for name in (*ADDED, "groups")}
         values["statistics"] = cfg.evaluate.statistics
-        values["compile"] = cfg.compile and not plain  # a check steps too little to pay for it
+        values["compile"] = cfg.compile and not plain  # a check takes too few steps to repay it
         inputs = self.in_order(self.splits.train).inputs
         return regularise(model, optimizer, steps, inputs, **values)
 
-    def asked(self, *sections: str) -> bool:
-        """Whether these keys and sections hold anything but the spine's defaults."""
+    def changed(self, *sections: str) -> bool:
+        """Whether any of these keys and sections differs from its default in config/keys.py."""
         return any(keys.values(self.cfg[name]) != keys.defaults()[name] for name in sections)
 
     def parameters(self, model: nn.Module) -> list[Any]:
-        """What the optimizer gets: parameters, or groups that differ in lr or decay."""
+        """The optimizer's argument: parameters, or groups that differ in lr or weight decay."""
         cfg = self.cfg
-        if not (self.asked("groups") or cfg.optim.weight_decay):
+        if not (self.changed("groups") or cfg.optim.weight_decay):
             return [p for p in model.parameters() if p.requires_grad]
         from trainlab.optim.groups import parameter_groups
 
@@ -138,7 +139,7 @@ class Bench:
         return parameter_groups(model, cfg.optim.lr, cfg.optim.weight_decay, **rules)
 
     def cadences(self, per_epoch: int) -> Every:
-        """An integer is steps, `2ep` is epochs."""
+        """When to log, evaluate, probe and save: an integer is steps, `2ep` is epochs."""
 
         def steps(name: str) -> int:
             text = str(self.cfg[name].every or 0)
@@ -147,27 +148,29 @@ class Bench:
         return Every(*map(steps, ("log", "evaluate", "probe", "checkpoint")))
 
     def scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
-        """Loss and metrics of every split, in file order, preprocessed as the trainer has it."""
+        """Loss and metrics of every split, in file order, with the trainer's own preprocessing."""
         other = trainer.validation.preprocess
         used = {"train": trainer.batches.preprocess, "val": other, "test": other}
         splits = {n: Batches.in_order(getattr(self.splits, n), f, 512) for n, f in used.items()}
-        seen = {name: trainer.evaluate(batches) for name, batches in splits.items()}
-        return {name: {key: v.tolist() for key, v in row.items()} for name, row in seen.items()}
+        figures = {}
+        for name, batches in splits.items():
+            row = trainer.evaluate(batches)
+            figures[name] = {key: value.tolist() for key, value in row.items()}
+        return figures
 
 
 def build_network(cfg: DictConfig, door: Callable, shape: Sequence[int], classes: int) -> nn.Module:
-    """The network of a config, on the CPU, as torch's own layers start it."""
+    """The network of a config, on the CPU, with torch's default initial weights."""
     with randomness.init_stream(cfg.seed, 0):
         return door(cfg.model)(shape, classes, activation=door(cfg.activation), norm=door(cfg.norm))
 
 
 def prepare(cfg: DictConfig, door: Callable) -> Bench:
-    """Join the world, load the data, fit the preprocessing on the training split only."""
+    """Set device and threads, load the data, fit the preprocessing on the training split only."""
     device = randomness.join(cfg.device, cfg.threads, cfg.precision)
     splits = load_splits(door, *keys.split_own_keys(cfg, "data"))
-    fitted = [
-        each.to(device) for each in fit(door, *keys.split_own_keys(cfg, "preprocess"), splits)
-    ]
+    fitted = fit(door, *keys.split_own_keys(cfg, "preprocess"), splits)
+    fitted = [preprocess.to(device) for preprocess in fitted]
     return Bench(cfg, door, device, splits.to(device), *fitted)
 
 
@@ -175,7 +178,7 @@ def preflight(bench: Bench, directory: Path, show: Show) -> list[Any]:
     """Run the checks of `preflight`. Raises ConfigError when training cannot work."""
     if not (nodes := bench.cfg.preflight.get("checks")):
         return []
-    from trainlab.checks import preflight  # a room: only for runs that ask for it
+    from trainlab.checks import preflight  # only for runs with preflight checks
 
     checks = {name: bench.door(node) for name, node in nodes.items()}
     stop = bench.cfg.preflight.on_fail == "stop"
@@ -186,15 +189,15 @@ def train(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """One run from the recipe to the closing table. Returns what summary.json holds."""
-    told = phases(cfg, directory, door, choices)
-    ready = next(told)
+    run = phases(cfg, directory, door, choices)
+    ready = next(run)
     try:
         ready.trainer.fit(ready.every, ready.watch)
-        next(told)
+        next(run)
     except StopIteration as end:
         return end.value
     except BaseException as error:
-        told.throw(error)
+        run.throw(error)
 
 
 class Train:
@@ -208,8 +211,8 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """A run at the place where it trains: what `trainer.fit(every, watch)` needs, and who made
-    it."""
+    """A run that is ready to train: the Trainer, the arguments of its `fit`, and the parts of the
+    run that made them."""
 
     trainer: Trainer
     every: Every
@@ -226,8 +229,8 @@ def phases(
     prepare=prepare,
     check=preflight,
 ) -> Iterator[Ready]:
-    """The same, but for `trainer.fit(every, watch)`: yields what that needs once, and goes on when
-    the Trainer is at its end. So a stack of runs is told by the very same lines."""
+    """One run except `trainer.fit(every, watch)`: yields once, ready to train, and must be resumed
+    when the Trainer has ended. So a stack of runs goes through the same phases."""
     digest = keys.digest(OmegaConf.to_container(cfg, resolve=True))
     with ExitStack() as stack:
         status = stack.enter_context(run_folder.locked(directory, digest))
@@ -240,42 +243,46 @@ def phases(
         if len(trainer.optimizer.param_groups) > 1:
             show.groups(trainer.optimizer.param_groups)
         show.notes(bench.notices())
-        keeper = Checkpointer(directory, checkpoint_facts(bench), cfg.checkpoint.seconds, status)
+        checkpointer = Checkpointer(
+            directory, checkpoint_facts(bench), cfg.checkpoint.seconds, status
+        )
         saved = None
         if cfg.resume is not None:
             from trainlab.storage import restore
 
             saved, notes = restore.find_checkpoint(
-                directory, keeper.facts, trainer.steps, cfg.resume_allow
+                directory, checkpointer.facts, trainer.steps, cfg.resume_allow
             )
             show.notes(notes)
-        status.write("running")  # from here on this start is the run's
+        status.write("running")  # from here on the folder belongs to this start
         atomic.write(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
         bench.preprocess.write_file(directory)
         verdicts = check(bench, directory, show)
         randomness.seed_everything(cfg.seed, "dropout")
         if saved:
             restore.resume(directory, saved, trainer)
-        kept = keeper.go_on(saved) if saved else 0
-        log = keeper.log = stack.enter_context(Log(directory, kept, charts(cfg)))
-        if not kept:
+        length = checkpointer.resume(saved) if saved else 0  # bytes of metrics.jsonl that count
+        log = checkpointer.log = stack.enter_context(Log(directory, length, charts(cfg)))
+        if not length:
             log.text("recipe", words.recipe_table(cfg, choices))
         rows = partial(write_rows, trainer, log, show)
-        watch = Watch(rows, probes(bench, log), keeper.save, partial(keeper.after, stop))
+        after = partial(checkpointer.after, stop)
+        watch = Watch(rows, probes(bench, log), checkpointer.save, after)
         if watch.probe is not None:
             from trainlab.doctor.watch import watching  # reads what the probes wrote
 
             watch = stack.enter_context(watching(bench, trainer, log, show, watch))
         show.start(trainer.step_count, trainer.steps, trainer.facts)
         stack.callback(show.stop)
-        yield Ready(trainer, bench.cadences(trainer.batches.per_epoch), watch, bench, keeper)
+        every = bench.cadences(trainer.batches.per_epoch)
+        yield Ready(trainer, every, watch, bench, checkpointer)
         show.stop()
         if bench.device.type == "cpu":
             show.threads_hint(cfg.threads, trainer.step_count)
 
         summary = close(bench, trainer, log)
         summary["verdicts"] = {v.name: v.status for v in verdicts}
-        summary |= keeper.totals() | {"config_digest": digest, "directory": str(directory)}
+        summary |= checkpointer.totals() | {"config_digest": digest, "directory": str(directory)}
         atomic.write_json(directory / "summary.json", summary)
         status.write("finished")
     show.closing(summary["results"], trainer.facts, summary["best_step"], verdicts, directory)
@@ -285,14 +292,14 @@ def phases(
 def write_rows(
     trainer: Trainer, log: Log, show: Show, step: int, values: dict[str, Tensor]
 ) -> None:
-    """One row to the log and the screen."""
+    """Write one row to the log and the console."""
     row = {tag: float(value) for tag, value in values.items()}
     show.row(step, row)
     log.scalars(step, row | trainer.extra_metrics(trainer))
 
 
 def charts(cfg: DictConfig) -> Any:
-    """What TensorBoard shows of the probes, or None where there are none."""
+    """The TensorBoard charts of the probes, or None without probes."""
     if len(cfg.probe) == 1:  # `every`
         return None
     from trainlab.observe.charts import Charts  # and with it PIL
@@ -303,17 +310,18 @@ def charts(cfg: DictConfig) -> Any:
 def probes(
     bench: Bench, log: Log
 ) -> Callable[[Trainer, Tensor, Tensor], AbstractContextManager] | None:
-    """What looks at a step from both sides, or None when nothing does."""
-    asked = {name: bench.door(node) for name, node in bench.cfg.probe.items() if name != "every"}
-    if not asked:
+    """The callback that wraps a probed step (state before and after), or None without probes."""
+    nodes = {name: node for name, node in bench.cfg.probe.items() if name != "every"}
+    if not nodes:
         return None
     from trainlab.observe.capture import probe_step
 
-    return partial(probe_step, asked, log)
+    built = {name: bench.door(node) for name, node in nodes.items()}
+    return partial(probe_step, built, log)
 
 
 def close(bench: Bench, trainer: Trainer, log: Log) -> dict[str, Any]:
-    """The best weights on the three splits. The test split is seen here and nowhere else."""
+    """Evaluate the best weights on the three splits. Only here is the test split used."""
     if trainer.best:
         trainer.model.load_state_dict(trainer.best)
     results = bench.scores(trainer)

@@ -31,7 +31,7 @@ def take_in(trainer: Trainer, singles: Sequence[Trainer]) -> None:
         progress.best = _together([single.best for single in singles], trainer.model.state_dict())
     if first.smoothed is not None:
         progress.smoothed = torch.stack([single.smoothed for single in singles])
-    trainer.take_up(progress)
+    trainer.set_progress(progress)
     if first.average is not None:
         weights = trainer.average.weights
         trainer.average.load_state_dict(_together([s.average.weights for s in singles], weights))
@@ -60,7 +60,7 @@ def keep(trainer: Trainer, runs: list[int], index: Tensor) -> None:
     if trainer.best_value is not None:
         progress.best = {name: t[index] for name, t in trainer.best.items()}
         progress.best_value, progress.best_step = trainer.best_value[host], trainer.best_step[host]
-    trainer.take_up(progress)
+    trainer.set_progress(progress)
     trainer.change(lrs=[lr[index] for lr in trainer.lrs])
     if trainer.average is not None:
         weights = {name: t[index] for name, t in trainer.average.weights.items()}
@@ -86,6 +86,6 @@ def take_out(
     if trainer.best_value is not None:
         progress.best = own(trainer.best)
         progress.best_value, progress.best_step = trainer.best_value[at], trainer.best_step[at]
-    single.take_up(progress)
+    single.set_progress(progress)
     if trainer.average is not None:
         single.average.load_state_dict(own(trainer.average.weights))

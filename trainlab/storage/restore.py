@@ -192,7 +192,7 @@ def restore(
             tensors[f"record.{name}"].to(device).unbind() for name in record_columns(trainer)
         )
         progress.record = list(zip(*columns, numbers["record_sizes"], strict=True))
-    trainer.take_up(progress)
+    trainer.set_progress(progress)
     if numbers["best_at"] != (None if trainer.best_step is None else trainer.best_at()):
         raise KeyError("best.step")
 

@@ -1,9 +1,9 @@
 """Metrics: what is counted in a batch, the figure it makes, and which way is better. Named by
 conf/metric/.
 
-Counts add up over batches, parts of a batch and ranks; runs of a stack keep theirs apart. Whoever
-ranks, prints or refuses a figure asks its `Facts`, which need no torch. B batch, K classes, R runs;
-a stack puts R in front of every shape below.
+Counts add up over batches, parts of a batch and ranks, and are separate for each run of a stack.
+Ranking, printing and refusing a figure all use its `Facts`, which need no torch. B batch, K
+classes, R runs; a stack puts R in front of every shape below.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Facts:
-    """What a figure is called, which way is better, and how it is printed."""
+    """Name of a figure, which way is better, and how it is printed."""
 
     name: str
-    direction: str | None  # up, down, or None: no number that could be ranked
+    direction: str | None  # up, down, or None: not one number, cannot be ranked
     unit: str | None = None
     digits: int = 4
 
     def cost(self, figure: Any) -> Any:
-        """The figure with lower as better, and back."""
+        """The figure with its sign changed so that lower is better; twice gives the figure back."""
         return -figure if self.direction == "up" else figure
 
     def text(self, figure: float) -> str:
@@ -34,7 +34,7 @@ class Facts:
         return f"{figure:.{self.digits}f}{self.unit or ''}"
 
 
-LOSS = Facts("loss", "down")  # the criterion's own figure, which every run has
+LOSS = Facts("loss", "down")  # the criterion, which every run reports
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class Metric:
 
 
 def facts_of(config: Mapping[str, Any]) -> dict[str, Facts]:
-    """Name -> Facts of the loss and of what `metric` names in a resolved config."""
+    """Name -> Facts, for the loss and the metrics of a resolved config."""
     given = ("direction", "unit", "digits")
-    found = {"loss": LOSS}
+    facts = {"loss": LOSS}
     for name, node in config.get("metric", {}).items():
-        found[name] = Facts(name, **{key: node[key] for key in given if key in node})
-    return found
+        facts[name] = Facts(name, **{key: node[key] for key in given if key in node})
+    return facts
 
 
 def validated(values: Mapping[str, Any]) -> bool:
-    """Whether figures of one step hold those of an evaluation."""
+    """Whether the figures of one step include those of an evaluation."""
     return "val/loss" in values
 
 
 def accuracy(**facts: Any) -> Metric:
-    """Share of samples whose largest output is that of their class."""
+    """Share of samples whose largest output is at their class."""
     return Metric(Facts(**facts), n_correct, lambda right, n: right / n)
 
 
@@ -71,7 +71,7 @@ def top5(**facts: Any) -> Metric:
 
 
 def macro_f1(**facts: Any) -> Metric:
-    """Mean over the classes of 2 hits / (samples of the class + samples called so); a class that
+    """Mean over classes of 2 hits / (samples of the class + predictions of it); a class that
     neither occurs nor is predicted is left out. As scikit-learn's f1_score(average="macro")."""
 
     def figure(counts: "Tensor", n: Any) -> "Tensor":
@@ -83,7 +83,7 @@ def macro_f1(**facts: Any) -> Metric:
 
 
 def balanced_accuracy(**facts: Any) -> Metric:
-    """Mean of the classes' recall; a class without a sample is left out. As scikit-learn's
+    """Mean recall over classes; a class without samples is left out. As scikit-learn's
     balanced_accuracy_score."""
 
     def figure(counts: "Tensor", n: Any) -> "Tensor":
@@ -95,23 +95,23 @@ def balanced_accuracy(**facts: Any) -> Metric:
 
 
 def confusion(**facts: Any) -> Metric:
-    """How many samples of each class (row) were called each class (column), (K, K)."""
+    """Number of samples of each class (row) predicted as each class (column), (K, K)."""
     return Metric(Facts(**facts), confusion_counts, lambda counts, n: counts)
 
 
 def n_correct(outputs: "Tensor", y: "Tensor") -> "Tensor":
-    """How many of the batch have their largest output at their class, ()."""
+    """Number of samples with the largest output at their class, ()."""
     return (outputs.argmax(-1) == classes_of(y)).sum(-1)
 
 
 def n_among_top(outputs: "Tensor", y: "Tensor") -> "Tensor":
-    """How many of the batch have their class among the TOP largest outputs, ()."""
+    """Number of samples with their class among the TOP largest outputs, ()."""
     largest = outputs.topk(min(TOP, outputs.shape[-1]), -1).indices  # (B, 5)
     return (largest == classes_of(y)[..., None]).any(-1).sum(-1)
 
 
 def confusion_counts(outputs: "Tensor", y: "Tensor") -> "Tensor":
-    """How many of the batch are of class i and called class j, (K, K)."""
+    """Number of samples of class i predicted as class j, (K, K)."""
     classes = outputs.shape[-1]
     cell = classes_of(y) * classes + outputs.argmax(-1)  # (B,)
     counts = cell.new_zeros((*cell.shape[:-1], classes * classes))

@@ -1,8 +1,8 @@
-"""What the modules of a network are: activations, norms, dropout; and which parameters are
-matrices. Every room asks here.
+"""Which modules are activations, norms or dropout, and which parameters are matrices: the one
+definition for all rooms.
 
-trainlab's models name two places: `activation` and `norm` are the children of nn/norm.block. What
-stands in such a place is an activation or a norm, whatever its class; elsewhere its class tells.
+In trainlab's models the children of nn/norm.block are named `activation` and `norm`: what stands
+there is an activation or a norm, whatever its class. Elsewhere the class decides.
 """
 
 import re
@@ -10,15 +10,15 @@ import re
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-# torch has no public name for these three, and isinstance of them is how others' batch norms and
-# dropouts, which are derived from them, are known. Used here only.
+# torch has no public name for these three base classes; isinstance of them recognises batch norms
+# and dropouts that a user derived from them. Private names are used in this file only.
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm
 DROPOUTS = nn.modules.dropout._DropoutNd
-# of torch.nn's activations those that mix elements
+# torch.nn's activations that mix elements
 MIXING = nn.MultiheadAttention | nn.Softmax | nn.Softmax2d | nn.LogSoftmax | nn.Softmin | nn.GLU
 ACTIVATION_FILES = nn.modules.activation.__name__, "trainlab.nn.activation"
-SAYS_NORM = re.compile(r"norm(\d+d?)?$", re.IGNORECASE)  # ScaleNorm, LayerNorm2d; no NormedLinear
+SAYS_NORM = re.compile(r"norm(\d+d?)?$", re.IGNORECASE)  # ScaleNorm, LayerNorm2d; not NormedLinear
 # names that torch.nn.functional and conf/activation/ write with an underscore
 SPELLED = {"leakyrelu": "leaky_relu", "relusquared": "relu_squared"}
 
@@ -29,49 +29,50 @@ def child_name(name: str) -> str:
 
 
 def single(module: nn.Module) -> nn.Module:
-    """The module of one run that a module of a stack stands for, where that says so in its
-    `single`; any other module itself."""
+    """For a stack's module, the single run's module in its attribute `single`; else the module
+    itself."""
     return getattr(module, "single", module)
 
 
 def is_mapped(module: nn.Module) -> bool:
-    """Whether torch.func maps it over the runs of a stack: its inside cannot be looked at."""
+    """Whether torch.func maps it over the runs of a stack, so that its parts cannot be recorded."""
     return getattr(module, "mapped", False)
 
 
 def activation_class(module: nn.Module) -> bool:
-    """Whether its class is one of torch.nn's activations, or of ours."""
+    """Whether the class is an activation of torch.nn or of trainlab."""
     return type(module).__module__ in ACTIVATION_FILES and not isinstance(module, MIXING)
 
 
 def is_activation(name: str, module: nn.Module) -> bool:
-    """Whether it stands in the activation's place, or is an activation by its class. `name` is
-    that of model.named_modules()."""
+    """Whether a module stands in the activation's place or is an activation by its class. `name` as
+    in model.named_modules()."""
     if child_name(name) != "activation":
         return activation_class(module)
-    # of a chain such as (ReLU, Dropout) the activation is the part that is one, if one is
+    # in a chain such as (ReLU, Dropout) only the part that is an activation counts, if there is one
     chain = isinstance(module, nn.Sequential)
     return not (chain and any(map(activation_class, module.modules())))
 
 
 def activation_name(module: nn.Module) -> str:
-    """relu for nn.ReLU, leaky_relu for nn.LeakyReLU, wave for a Wave of one's own."""
+    """relu for nn.ReLU, leaky_relu for nn.LeakyReLU, wave for a user's class Wave."""
     name = type(single(module)).__name__.lower()
     return SPELLED.get(name, name)
 
 
 def activations(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(parent, name in it, module) of each activation, in the order of their registration."""
-    found = []
+    """(parent, name in it, module) of each activation, in order of registration."""
+    rows = []
     for parent in model.modules():
         for name, child in parent.named_children():
             if is_activation(name, child):
-                found.append((parent, name, child))
-    return found
+                rows.append((parent, name, child))
+    return rows
 
 
 def is_norm(name: str, module: nn.Module) -> bool:
-    """Whether it stands in the norm's place, is one of torch's norms, or is called one."""
+    """Whether a module stands in the norm's place, is one of torch's norms, or has a norm's
+    name."""
     if isinstance(module, nn.Identity | nn.LocalResponseNorm):  # these leave the size as it is
         return False
     in_place = child_name(name) == "norm"
@@ -79,38 +80,39 @@ def is_norm(name: str, module: nn.Module) -> bool:
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
-    """The norms in the order of their registration, without the parts of one."""
-    found: dict[str, nn.Module] = {}
+    """The norms in order of registration; parts of a norm are left out."""
+    by_name: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if is_norm(name, module) and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = module
-    return list(found.values())
+        if is_norm(name, module) and not any(name.startswith(f"{outer}.") for outer in by_name):
+            by_name[name] = module
+    return list(by_name.values())
 
 
 def is_matrix(p: Tensor, runs: int | None = None) -> bool:
-    """Whether it has two dims or more, in each run of a stack. It is all that can be said of a
-    tensor whose module is not known, as in an optimizer; else see `matrices`."""
+    """Whether a tensor has two dims or more, in each run of a stack. For tensors whose module is
+    unknown, as in an optimizer; otherwise use `matrices`."""
     return p.dim() > (1 if runs is None else 2)
 
 
 def matrices(model: nn.Module, runs: int | None = None) -> dict[str, nn.Parameter]:
-    """Name -> each weight of two dims or more that is no bias, no gain (beside a shift of the same
-    shape, or of weight norm) and belongs to no norm, in the order of model.named_parameters().
-    Weight decay, penalties and constraints act on these by default. Of a stack's model, whose
-    parameters have a leading R, say its `runs`."""
+    """Name -> weight, for every weight of two dims or more except biases, gains (with a bias of the
+    same shape, or of weight norm) and parameters of norms, in order of model.named_parameters().
+    Weight decay, penalties and constraints act on these by default. For a stack, whose parameters
+    have a leading R, give `runs`."""
     owners = dict(model.named_modules())
-    found = {}
+    weights = {}
     for name, p in model.named_parameters():
-        prefix, _, own = name.rpartition(".")
-        if is_matrix(p, runs) and not _is_gain_or_bias(prefix, owners[prefix], own):
-            found[name] = p
-    return found
+        prefix, _, local_name = name.rpartition(".")
+        if is_matrix(p, runs) and not _is_gain_or_bias(prefix, owners[prefix], local_name):
+            weights[name] = p
+    return weights
 
 
-def _is_gain_or_bias(prefix: str, module: nn.Module, own: str) -> bool:
-    """Of the parameter `own` of the module named `prefix`. In a stack a module that stands for a
-    whole one has its parameters under names with "/" for "."."""
-    inside, _, last = own.replace("/", ".").rpartition(".")
+def _is_gain_or_bias(prefix: str, module: nn.Module, local_name: str) -> bool:
+    """Whether parameter `local_name` of the module `prefix` is a gain, a bias or a norm's. A
+    stack's module that replaces a whole submodule writes "/" for "." in the names of its
+    parameters."""
+    inside, _, last = local_name.replace("/", ".").rpartition(".")
     owner = single(module)
     if inside and owner is not module:
         prefix, owner = inside, owner.get_submodule(inside)

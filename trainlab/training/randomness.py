@@ -1,9 +1,9 @@
-"""Where a run lives: device, threads, and random streams kept apart by purpose.
+"""Device, threads, and separate random streams for separate purposes.
 
-Every stream is a pure function of (seed, purpose, position), so that adding one never moves
-another: `init` draws the weights, `order` the batches of an epoch, `dropout` is torch's global
-generator while training (so that any model's own dropout follows it); Python's and NumPy's global
-ones are seeded beside it.
+Every stream is a pure function of (seed, purpose, position), so adding one never changes another:
+`init` draws the weights, `order` the batches of an epoch, `dropout` is torch's global generator
+during training (so that dropout in any model follows it). Python's and NumPy's global generators
+are seeded with it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def stream(seed: int, purpose: str, *position: int) -> torch.Generator:
 
 
 def seed_everything(seed: int, purpose: str) -> None:
-    """Point the global generators (torch on every device, NumPy, Python) at one purpose."""
+    """Seed the global generators (torch on every device, NumPy, Python) for one purpose."""
     torch.manual_seed(number(seed, purpose))
     np.random.seed(number(seed, purpose, 1) % 2**32)
     random.seed(number(seed, purpose, 2))
@@ -37,8 +37,8 @@ def seed_everything(seed: int, purpose: str) -> None:
 
 @contextmanager
 def init_stream(seed: int, part: int) -> Iterator[None]:
-    """torch's global CPU generator on the `init` stream: weights are drawn there, the same for
-    every device."""
+    """Set torch's global CPU generator to the `init` stream; weights are drawn on the CPU, so that
+    they are the same for every device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number(seed, "init", part))
         yield
@@ -58,7 +58,7 @@ def random_state() -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def restore_random_state(tensors: dict[str, torch.Tensor], numbers: dict) -> None:
-    """The inverse of `random_state`. CUDA states of devices that are not here are left out."""
+    """The inverse of `random_state`. CUDA states of missing devices are skipped."""
     torch.set_rng_state(tensors["rng.torch"])
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -73,7 +73,7 @@ def restore_random_state(tensors: dict[str, torch.Tensor], numbers: dict) -> Non
 
 
 def join(device: str, threads: int, precision: str = "fp32") -> torch.device:
-    """Fix the number of threads (1 and 2 threads give different bits) and choose the device."""
+    """Set the number of threads (1 and 2 give different bits) and choose the device."""
     torch.set_num_threads(threads)
     products = "tf32" if precision == "tf32" else "ieee"  # torch's default is tf32 for convolutions
     torch.backends.fp32_precision = torch.backends.cudnn.conv.fp32_precision = products
@@ -87,7 +87,7 @@ def join(device: str, threads: int, precision: str = "fp32") -> torch.device:
             )
         if ":" in device and int(device.split(":")[1]) >= count:
             raise MachineError(
-                f"device = {device}: this machine has cuda:0 to cuda:{count - 1}; use one of them"
+                f"device = {device}: this machine has cuda:0 .. cuda:{count - 1}; use one of them"
             )
     return torch.device(device)
 

@@ -29,7 +29,8 @@ class Every:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on while a Trainer fits; the trained weights are bit-identical without them."""
+    """Callbacks of Trainer.fit. They must not change training: the trained weights are
+    bit-identical without them."""
 
     rows: Callable[[int, dict[str, Tensor]], None] = lambda step, values: None
     probe: Callable[["Trainer", Tensor, Tensor], contextlib.AbstractContextManager] | None = None
@@ -39,33 +40,34 @@ class Watch:
 
 
 class NotFinite(Protocol):
-    """Told which losses, () or (R,) of a stack, are not all finite, and at which step."""
+    """Called with losses, () or (R,) of a stack, of which at least one is not finite, and their
+    step."""
 
     def __call__(self, trainer: "Trainer", step: int, name: str, losses: Tensor) -> None: ...
 
 
 def end_run(trainer: "Trainer", step: int, name: str, losses: Tensor) -> None:
-    """Raises NonFiniteError."""
+    """The default NotFinite: raises NonFiniteError."""
     trainer.diverged(step, f"{name} = {losses}")
 
 
 class Average(Protocol):
-    """Averaged weights beside the trained ones."""
+    """A running average of the weights, e.g. EMA."""
 
-    rule: Any  # equal for two that average alike
+    rule: Any  # equal for two averages of the same kind
     weights: dict[str, Tensor]
 
     def update(self, trainer: "Trainer") -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
     def of(self, model: nn.Module) -> "Average":
-        """The same rule, begun anew for another model."""
+        """The same rule, started afresh for another model."""
 
 
 @dataclass(frozen=True)
 class FollowsHistory:
-    """A schedule that looks at the evaluations so far: rule(step, steps, history=...), where
-    history is [(step, `monitor`), ...], lower is better. A Trainer that gets it adds itself."""
+    """A schedule that depends on past evaluations: rule(step, steps, history=...), where history is
+    [(step, `monitor`), ...], lower is better. The Trainer that receives it sets `trainer`."""
 
     rule: Callable[..., float]
     trainer: "Trainer | None" = None
@@ -77,44 +79,44 @@ class FollowsHistory:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is added to the plain step, or stands in a place of it; the defaults change nothing.
+    """Additions to the plain step and replacements of its parts; the defaults change nothing.
 
     penalty(params) -> (); clip(grads, params) -> (grads, clipped share ()).
     """
 
     forward: Callable[[Tensor], Tensor] | None = None  # None: the model itself
     penalty: Callable[[list[Tensor]], Tensor] | None = None
-    penalised: list[nn.Parameter] | None = None  # None: whatever is trained
+    penalised: list[nn.Parameter] | None = None  # None: all trainable parameters
     clip: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]] | None = None
     constrain: Callable[[], None] | None = None  # after every step
     average: Average | None = None
     scaler: torch.amp.GradScaler | None = None
-    # inside this context the model has the weights that are evaluated, and with `eval_inputs`
-    # batch-norm statistics of one pass over them, (B, ...) each
+    # a context in which the model holds the weights to evaluate (e.g. averaged ones); with
+    # `eval_inputs`, batches (B, ...), its batch-norm statistics come from one pass over those
     eval_weights: Callable[["Trainer"], contextlib.AbstractContextManager] = contextlib.nullcontext
     eval_inputs: Callable[[], Iterable[Tensor]] | None = None
     set_train_mode: Callable[[nn.Module], Any] = nn.Module.train
     extra_metrics: Callable[["Trainer"], dict[str, Any]] = lambda trainer: {}  # for every row
-    step: Callable[[Tensor, Tensor], Any] | None = None  # somebody's own, in place of the whole
-    not_finite: NotFinite = end_run  # a stack goes on with its other runs
+    step: Callable[[Tensor, Tensor], Any] | None = None  # a user's own step instead of Trainer.step
+    not_finite: NotFinite = end_run  # a stack continues with its other runs
 
 
 @dataclass
 class Progress:
-    """What a Trainer has seen of its training so far."""
+    """The state of a training run, apart from weights and optimizer."""
 
     step_count: int = 0
     # (losses, counts of each followed metric, clipped share, B) of the steps since the last row
     record: list[tuple] = field(default_factory=list)
     history: list[tuple[int, Any]] = field(default_factory=list)  # (step, `monitor`)
-    smoothed: Tensor | None = None  # average of all losses, its bias not yet corrected
+    smoothed: Tensor | None = None  # average of all losses, bias not yet corrected
     best: dict[str, Tensor] = field(default_factory=dict)  # weights where `monitor` was best
     best_value: Tensor | None = None  # (), of `monitor`, lower is better
     best_step: Tensor | None = None
 
 
 PLAIN = Extras()
-# what `Trainer.change` replaces
+# what `Trainer.change` may replace
 CHANGEABLE = {
     *("criterion", "batches", "validation", "steps", "schedule", "lrs"),
     *("forward", "penalty", "clip", "average", "set_train_mode", "extra_metrics"),
@@ -122,16 +124,17 @@ CHANGEABLE = {
 
 
 def due(step: int, every: int, early: bool = False) -> bool:
-    """Before every nth step; `early`: before the 1st, 2nd, 4th, 8th, ... of the first n too."""
+    """Whether `step` is a multiple of `every`; with `early` also at 1, 3, 7, ... before the
+    first."""
     return every > 0 and (step % every == 0 or (early and step < every and not step & (step + 1)))
 
 
 class Trainer:
-    """One network, or R of them stacked on a leading axis, and all that changes while it trains.
+    """Trains one network, or R networks stacked on a leading axis, and holds their training state.
 
-    criterion(logits (B, K), y (B,)) -> (); schedule(step, steps) -> factor on every group's lr;
+    criterion(logits (B, K), y (B,)) -> (); schedule(step, steps) -> factor of every group's lr;
     batches(step) -> (x, y), where y is (B,) class numbers or (B, K) shares of classes. For a stack
-    each of them is lifted.
+    all of them take and return a leading R.
     """
 
     def __init__(
@@ -158,7 +161,9 @@ class Trainer:
         self.accumulate, self.validation, self.monitor = accumulate, validation, monitor
         self.patience, self.smooth = patience, smooth
         self.metrics = tuple(metrics)
-        self.followed = [m for m in self.metrics if m.facts.direction]  # figures of the rows
+        self.followed = [
+            m for m in self.metrics if m.facts.direction
+        ]  # metrics with one figure, written to the rows
         self.facts = {"loss": LOSS} | {m.facts.name: m.facts for m in self.followed}
         self.monitored = self.facts[monitor.removeprefix("val/")]
         self.params = [p for p in model.parameters() if p.requires_grad]
@@ -172,10 +177,11 @@ class Trainer:
         self.not_finite = extras.not_finite
         if extras.step is not None:
             self.step = extras.step
-        self.take_up(Progress())
+        self.set_progress(Progress())
 
-    def take_up(self, progress: Progress) -> None:
-        """Stand where another Trainer of this kind stood; weights and optimizer are set apart."""
+    def set_progress(self, progress: Progress) -> None:
+        """Continue from the progress of another Trainer; weights and optimizer are restored
+        separately."""
         self.step_count, self.smoothed = progress.step_count, progress.smoothed
         self.record, self.history = progress.record, progress.history
         self.best, self.best_value = progress.best, progress.best_value
@@ -183,29 +189,29 @@ class Trainer:
         self._ones: Tensor | None = None
 
     def change(self, **parts: Any) -> None:
-        """Replace some of CHANGEABLE: what a fault spoils on purpose and a check tries."""
+        """Replace some of the parts in CHANGEABLE, as faults and checks do on purpose."""
         if unknown := parts.keys() - CHANGEABLE:
-            raise TypeError(f"{', '.join(sorted(unknown))}: not to be changed in a Trainer")
+            raise TypeError(f"{', '.join(sorted(unknown))}: cannot be changed in a Trainer")
         vars(self).update(parts)
 
     @contextlib.contextmanager
     def calling(self, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Inside, a step calls `forward` where it called the model."""
-        own, self.forward = self.forward, forward
+        """Context in which a step calls `forward` instead of the model."""
+        previous, self.forward = self.forward, forward
         try:
             yield
         finally:
-            self.forward = own
+            self.forward = previous
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
-        """What is minimised: the criterion and the penalty, ()."""
+        """The objective that is minimised: criterion + penalty, ()."""
         return self._penalised(self.criterion(logits, y))
 
     def _penalised(self, losses: Tensor) -> Tensor:
         return losses if self.penalty is None else losses + self.penalty(self.penalised)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One update on x (B, ...), y (B,). Returns the objective before it, ()."""
+        """One update on x (B, ...), y (B,). Returns the objective before the update, ()."""
         factor = self.schedule(self.step_count, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
@@ -214,15 +220,15 @@ class Trainer:
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            total, *seen = self._gradients(x, y)
+            total, *figures = self._gradients(x, y)
             clipped = self._clip()
-            if len(self.record) == before:  # L-BFGS calls again, after it has moved
-                self.record.append((*seen, clipped, classes_of(y).shape[-1]))
+            if len(self.record) == before:  # L-BFGS calls again after moving the weights
+                self.record.append((*figures, clipped, classes_of(y).shape[-1]))
             return total
 
         if self.scaler is None:
             total = self.optimizer.step(closure)
-        else:  # it looks at the gradients first, and skips a step of infinite ones
+        else:  # the scaler skips a step whose gradients are infinite
             total = closure()
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -234,9 +240,9 @@ class Trainer:
         return total
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """Leave the gradients of the objective in the parameters; objective, loss, (), and the
+        """Compute the gradients of the objective into .grad. Returns objective (), loss () and the
         counts of each followed metric."""
-        axis, found, parts = classes_of(y).dim() - 1, [], [(x, y)]
+        axis, results, parts = classes_of(y).dim() - 1, [], [(x, y)]
         if self.accumulate > 1:
             n = min(self.accumulate, y.shape[axis])
             parts = zip(x.tensor_split(n, axis), y.tensor_split(n, axis), strict=True)
@@ -245,17 +251,19 @@ class Trainer:
             losses = self.criterion(logits, y_)
             if self.accumulate > 1:
                 losses = losses * (y_.shape[axis] / y.shape[axis])
-            total = losses if found else self._penalised(losses)
+            total = losses if results else self._penalised(losses)
             if self._ones is None:
                 self._ones = torch.ones_like(total)
             scaled = total if self.scaler is None else self.scaler.scale(total)
             scaled.backward(self._ones)
             counts = [metric.state(logits.detach(), y_) for metric in self.followed]
-            found.append((total, losses.detach(), *counts))
-        return found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True)))
+            results.append((total, losses.detach(), *counts))
+        if len(results) == 1:
+            return results[0]
+        return tuple(map(sum, zip(*results, strict=True)))
 
     def _clip(self) -> Tensor:
-        """Bound the gradients in place; the share that was cut, ()."""
+        """Clip the gradients in place. Returns the share that was clipped, ()."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip is None:
@@ -267,16 +275,17 @@ class Trainer:
         return share
 
     def fit(self, every: Every, watch: Watch) -> None:
-        """Train from `at` on. Probes look at a step from both sides, the rest happens after it."""
+        """Train from `step_count` to the end. Probes wrap the step (state before and after it);
+        everything else happens after the step."""
         self.set_train_mode(self.model)
         while not self.ended():
             x, y = self.batches(self.step_count)
-            looking = watch.probe is not None and due(self.step_count, every.probe, early=True)
-            with watch.probe(self, x, y) if looking else contextlib.nullcontext():
+            probing = watch.probe is not None and due(self.step_count, every.probe, early=True)
+            with watch.probe(self, x, y) if probing else contextlib.nullcontext():
                 self.step(x, y)
             values: dict[str, Tensor] = {}
-            judging = self.step_count == self.steps or due(self.step_count, every.evaluate)
-            if self.validation is not None and judging:
+            evaluating_now = self.step_count == self.steps or due(self.step_count, every.evaluate)
+            if self.validation is not None and evaluating_now:
                 with self.eval_weights(self):
                     values = self.validate()
             last = self.ended()
@@ -289,14 +298,16 @@ class Trainer:
             watch.after(self)
 
     def ended(self) -> bool:
-        """Whether all steps are done, or the last `patience` evaluations brought no better one."""
+        """Whether all steps are done, or the last `patience` evaluations did not improve
+        `monitor`."""
         waited = self.history[-self.patience :] if self.patience else []
         return self.step_count >= self.steps or (bool(waited) and self.best_at() < waited[0][0])
 
     def recorded(self) -> list[Tensor]:
-        """Columns (n, ...) of `record`, one entry a step; the one place where the host waits.
+        """Columns (n, ...) of `record`, one entry per step. The only place where the host waits for
+        the device.
 
-        Raises NonFiniteError, naming the step, when a loss among them is not finite.
+        Raises NonFiniteError with the step when a loss is not finite.
         """
         if not self.record:
             return [torch.zeros(0, dtype=torch.float64)] * (len(self.followed) + 3)
@@ -313,7 +324,7 @@ class Trainer:
         return [*host, torch.tensor(sizes, dtype=torch.float64)]
 
     def diverged(self, step: int, what: str) -> None:
-        """Raises NonFiniteError, which says what to type."""
+        """Raises NonFiniteError, with what to type."""
         lr = float(torch.as_tensor(self.lrs[0]).max())
         now = f"with lr {lr * self.schedule(step - 1, self.steps):.3g}"
         raise NonFiniteError(
@@ -327,19 +338,19 @@ class Trainer:
         losses, *counts, clipped, sizes = self.recorded()
         self.record.clear()
         lr = torch.as_tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
-        seen = {"train/loss": (losses * (per_run(sizes, losses) / sizes.sum())).sum(0)}
+        figures = {"train/loss": (losses * (per_run(sizes, losses) / sizes.sum())).sum(0)}
         for metric, count in zip(self.followed, counts, strict=True):
-            seen[f"train/{metric.facts.name}"] = metric.figure(count.sum(0), sizes.sum())
-        seen["optim/lr"] = lr.cpu()
+            figures[f"train/{metric.facts.name}"] = metric.figure(count.sum(0), sizes.sum())
+        figures["optim/lr"] = lr.cpu()
         if self.smooth:
-            seen["train/loss_smooth"] = self._smoothed(losses)
+            figures["train/loss_smooth"] = self._smoothed(losses)
         if self.clip is not None:
-            seen["optim/clipped"] = clipped.mean(0)
-        return seen
+            figures["optim/clipped"] = clipped.mean(0)
+        return figures
 
     def _smoothed(self, losses: Tensor) -> Tensor:
-        """Exponentially weighted average of every step's loss up to here, corrected for its start
-        at 0 (Kingma and Ba 2015, section 3)."""
+        """Exponential moving average of the losses of all steps so far, corrected for its start at
+        0 (Kingma and Ba 2015, section 3)."""
         old = torch.zeros_like(losses[:1].sum(0)) if self.smoothed is None else self.smoothed
         ages = torch.arange(len(losses) - 1, -1, -1, dtype=losses.dtype)
         new = (per_run(self.smooth**ages, losses) * losses).sum(0)
@@ -348,7 +359,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> dict[str, Tensor]:
-        """Mean loss and every metric over one pass in evaluation mode, which changes nothing."""
+        """Mean loss and every metric over one pass in evaluation mode. Changes nothing."""
         with evaluating(self.model):
             loss = samples = 0
             counts: list[Any] = [0] * len(self.metrics)
@@ -368,25 +379,25 @@ class Trainer:
         return {name: figure.cpu() for name, figure in figures.items()}
 
     def validate(self) -> dict[str, Tensor]:
-        """Evaluate on the validation split; keep the weights where `monitor` was best, by run."""
+        """Evaluate on the validation split; keep each run's weights where `monitor` was best."""
         figures = self.evaluate(self.validation)
-        seen = {f"val/{name}": figures[name] for name in self.facts if name in figures}
-        value = self.monitored.cost(seen[self.monitor])
-        if not seen["val/loss"].isfinite().all():
-            self.recorded()  # the first step that was not finite is the better answer
-            self.not_finite(self, self.step_count, "val/loss", seen["val/loss"])
+        values = {f"val/{name}": figures[name] for name in self.facts if name in figures}
+        value = self.monitored.cost(values[self.monitor])
+        if not values["val/loss"].isfinite().all():
+            self.recorded()  # raises first where a training loss was not finite earlier
+            self.not_finite(self, self.step_count, "val/loss", values["val/loss"])
         self.history.append((self.step_count, value.tolist()))
         keep_best(self, value)
-        return seen
+        return values
 
     def best_at(self) -> int:
-        """The step of the best weights; of a stack, the latest of its runs'."""
+        """The step of the best weights; in a stack, the latest of its runs."""
         return self.step_count if self.best_step is None else int(self.best_step.max())
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards."""
+    """Context in evaluation mode; restores the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
