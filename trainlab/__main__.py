@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; whatever went wrong is one line on stderr."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _asked(argv)
+        return _dispatch(argv)
     except KeyboardInterrupt:
         print("trainlab: interrupted", file=sys.stderr)
         return 130
@@ -62,14 +62,17 @@ def run(*overrides: str) -> dict[str, Any]:
     with compose.hydra_session() as hydra:
         request = compose.check(hydra, with_saved(overrides))
         if request.ours.repeats > 1:
-            raise errors.ConfigError("repeats: many runs; use python -m trainlab, or call it often")
+            raise errors.ConfigError(
+                "repeats: makes several runs; use python -m trainlab, or call run() several times"
+            )
         outcome, _ = run_single(request)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 
 
-def _asked(argv: Sequence[str]) -> int:
+def _dispatch(argv: Sequence[str]) -> int:
+    """Run a command of cli/, print help or version, or compose and run what was typed."""
     if argv and re.fullmatch(r"[^-=][^=]*", argv[0]):
         command = cli.command(argv[0], (*keys.KEYS, *words.groups()))
         if command is not None:
@@ -110,7 +113,7 @@ def _asked(argv: Sequence[str]) -> int:
 
 
 def run_single(request: Any) -> tuple[Any, Path]:
-    """Make the folder, tell the story in it: (summary or the exception that ended it, folder)."""
+    """Make the folder and run the task in it: (summary or the exception that ended it, folder)."""
     from hydra.core.utils import run_job
     from hydra.types import RunMode
 
@@ -119,20 +122,21 @@ def run_single(request: Any) -> tuple[Any, Path]:
     cfg = request.cfg
     directory = folder(request)
     cfg.hydra.run.dir, cfg.hydra.mode = str(directory), RunMode.RUN
-    if (directory / ".hydra" / "overrides.yaml").exists():  # the run's own must stay as they are
+    # a resume must not overwrite the overrides of the first start
+    if (directory / ".hydra" / "overrides.yaml").exists():
         cfg.hydra.output_subdir = run_folder.next_start(directory)
     context = compose.context_of(request.hydra)
     before = run_folder.read_status(directory)
     result = run_job(job, cfg, "hydra.run.dir", None, context, configure_logging=False)
     if cfg.hydra.output_subdir != ".hydra" and before == run_folder.read_status(directory):
-        # refused, or only evaluated: the next resume must not take its overrides for the run's own
+        # refused, or only evaluated: its overrides must not count for the next resume
         shutil.rmtree(directory / cfg.hydra.output_subdir, ignore_errors=True)
     return result.return_value, directory
 
 
-def job(cfg: Any, tell: Any = None) -> Any:
-    """The task function: the story's summary, or the exception that ended it. `tell(story, ...)`
-    may tell it otherwise."""
+def job(cfg: Any, start: Any = None) -> Any:
+    """The task function: the task's summary, or the exception that ended it. A stack passes
+    `start(task, ...)`, called in place of `task(...)`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -142,7 +146,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
 
     try:
         hydra = HydraConfig.get()
-        if hydra.mode == RunMode.MULTIRUN:  # only the first of them has been looked at
+        if hydra.mode == RunMode.MULTIRUN:  # only the first job was checked
             typed = [line.partition("=")[0] for line in hydra.overrides.task]
             compose.check_composed(cfg, hydra.runtime.choices, typed)
         directory = Path(os.path.relpath(hydra.runtime.output_dir))
@@ -153,14 +157,16 @@ def job(cfg: Any, tell: Any = None) -> Any:
         picked["metric"] = list(cfg.metric)
         OmegaConf.resolve(cfg)
         door = Door(cfg.trust)
-        gc.disable()  # torch brings a million lasting objects: 15 % of a start to walk them
-        story = door(cfg.task)
-        import torch._dynamo  # noqa: F401  every optimizer would, and walk the objects on its way
+        gc.disable()  # torch brings a million lasting objects; walking them is 15 % of a start
+        task = door(cfg.task)
+        import torch._dynamo  # noqa: F401  every optimizer imports it, with gc walking the objects
 
         gc.enable()
-        told = cfg, directory, door, {group: picked.get(group) for group in words.default_words()}
-        return tell(story, *told) if tell else story(*told)
-    except SystemExit as error:  # of a sweep's job it would end the others
+        choices = {group: picked.get(group) for group in words.default_words()}
+        if start is not None:
+            return start(task, cfg, directory, door, choices)
+        return task(cfg, directory, door, choices)
+    except SystemExit as error:  # in a sweep it would end the other jobs
         return errors.TrainlabError(f"the run asked to exit ({error.code})")
     except (errors.Stopped, errors.Paused) as error:
         alone = hydra.mode == RunMode.RUN
@@ -170,7 +176,7 @@ def job(cfg: Any, tell: Any = None) -> Any:
 
 
 def folder(request: Any) -> Path:
-    """The run's folder: the one to go on with, the one asked for, or a new one."""
+    """The run's folder: the one to resume, the one given, or a new one."""
     cfg, given = request.cfg, request.typed("hydra.run.dir")
     if cfg.resume == "auto" and given is not None:
         cfg.resume = given if (Path(given) / "status.json").exists() else None
@@ -183,26 +189,30 @@ def folder(request: Any) -> Path:
     place = f"hydra.run.dir = {given}"
     if cfg.resume is not None:
         if given is not None and Path(given).resolve() != Path(cfg.resume).resolve():
-            raise errors.ConfigError(f"{place}: a run goes on in its own folder; drop it")
+            raise errors.ConfigError(
+                f"{place}: a run resumes in its own folder, {cfg.resume}; remove hydra.run.dir"
+            )
         return Path(cfg.resume)
     directory = wanted(given, name(request))
     if (directory / "metrics.jsonl").exists():
-        raise errors.BusyError(f"{place}: holds a run; choose another, or resume={given}")
+        raise errors.BusyError(
+            f"{place}: already holds a run; choose another folder, or resume={given}"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        text = f"{place}: cannot be made ({error.strerror}); choose another"
+        text = f"{place}: cannot be created ({error.strerror}); choose another folder"
         raise errors.MachineError(text) from error
     return directory
 
 
 def wanted(given: str | None, named: str) -> Path:
-    """The folder asked for, or a new one among RUNS."""
+    """The given folder, or a new one in RUNS."""
     return Path(given) if given else run_folder.make(RUNS, f"{time.strftime('%m%d-%H%M')}_{named}")
 
 
 def name(request: Any) -> str:
-    """What was typed, as the name of a folder: `activation=elu,optim=adam_s0`."""
+    """The typed overrides as the name of a folder: `activation=elu,optim=adam_s0`."""
     parts = [
         f"{o.key_or_group}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', o.get_value_string()).strip('-')}"
         for o in request.overrides
@@ -212,7 +222,7 @@ def name(request: Any) -> str:
 
 
 def with_saved(typed: Sequence[str]) -> list[str]:
-    """With resume=DIR: the overrides that run was started with, and the typed ones over them."""
+    """With resume=DIR: the overrides of that run, with the typed ones over them."""
     where = dict(arg.partition("=")[::2] for arg in typed).get("resume", "null")
     if where in ("", "null", "auto"):
         return list(typed)
@@ -222,7 +232,7 @@ def with_saved(typed: Sequence[str]) -> list[str]:
 
 
 def report(error: BaseException, directory: Path | None = None) -> int:
-    """Print the one line, keep the traceback in error.txt; returns the exit code."""
+    """Print the error in one line and write its traceback to error.txt. Returns the exit code."""
     text = "".join(traceback.format_exception(error))
     place = "HYDRA_FULL_ERROR=1 shows the traceback"
     if directory is not None and not isinstance(error, errors.Stopped | errors.Paused):
@@ -231,14 +241,14 @@ def report(error: BaseException, directory: Path | None = None) -> int:
             place = f"traceback in {directory}/error.txt"
     if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
-    from trainlab.config import hints  # only a run that goes wrong reads how
+    from trainlab.config import hints  # imported only after an error
 
     mine = hints.as_trainlab_error(error, place)
     print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
 
 
-if __name__ == "__main__":  # by its own name, as other processes find `job`
+if __name__ == "__main__":  # under its own name, so that other processes find `job`
     from trainlab.__main__ import entry
 
     entry()

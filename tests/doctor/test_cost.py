@@ -7,14 +7,14 @@ import pytest
 from forked import finish
 
 from trainlab.doctor import cost as costs
-from trainlab.doctor.cost import Cost, cost_lines, looks, slowed
+from trainlab.doctor.cost import Cost, cost_lines, probed_steps, slowed
 from trainlab.training.trainer import due
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 64, 100, 1000])
 @pytest.mark.parametrize("span", [(0, 1), (0, 500), (63, 64), (5, 129), (100, 1300), (0, 0)])
 def test_looks_are_counted_as_the_trainer_takes_them(every, span):
-    assert looks(every, *span) == sum(due(step, every, early=True) for step in range(*span))
+    assert probed_steps(every, *span) == sum(due(step, every, early=True) for step in range(*span))
 
 
 def test_the_step_and_the_events_are_not_counted(monkeypatch):
@@ -31,11 +31,11 @@ def test_the_step_and_the_events_are_not_counted(monkeypatch):
         events.seconds += 4
 
     for _ in range(2):
-        with cost.look(probe, None, None, None):
+        with cost.probing(probe, None, None, None):
             clock.at += 100
     with cost.also():
         clock.at += 5
-    assert (cost.looks, cost.inside, cost.beside, cost.steps) == (2, 6.0, 5.0, 200.0)
+    assert (cost.probed, cost.inside, cost.beside, cost.steps) == (2, 6.0, 5.0, 200.0)
 
 
 def spent(looked, inside, beside=0.0):
@@ -48,12 +48,12 @@ def test_a_cheap_watch_is_not_worth_a_word():
 
 def test_the_cadence_that_fits_is_named():
     # 100 looks of 0.6 s in 1000 s; about half as many at twice the distance
-    every_100 = looks(100, 0, 10_000)
+    every_100 = probed_steps(100, 0, 10_000)
     line = cost_lines(spent(every_100, 60.0), 1000.0, 100, 0, 10_000)
-    fewer = 60 * looks(400, 0, 10_000) / every_100
+    fewer = 60 * probed_steps(400, 0, 10_000) / every_100
     share = f"{100 * fewer / (940 + fewer):.2g}"
     assert line == [f"probes took 6 % of this run; probe.every=400 would take {share} %"]
-    assert float(share) <= 2 < 100 * 60 * looks(200, 0, 10_000) / every_100 / 940
+    assert float(share) <= 2 < 100 * 60 * probed_steps(200, 0, 10_000) / every_100 / 940
 
 
 def test_steps_that_are_slower_for_being_looked_at_are_counted():

@@ -108,7 +108,7 @@ def test_what_has_passed_is_no_alarm():
     changes = {"activation_saturated/01": lambda step, _: 0.9 if step < 300 else 0.04}
     (found,) = findings(rows(changes))
     assert (found.id, found.severity) == ("act.saturated", "info")
-    assert "it has passed" in found.evidence
+    assert "it no longer holds" in found.evidence
 
 
 class Squash(nn.Module):
@@ -154,7 +154,7 @@ def test_saturation_of_an_activation_whose_slope_nobody_measured_is_not_judged()
 def test_dead_and_flat_units_are_no_alarm_where_it_learns_all_the_same():
     (found,) = findings(rows({"activation_dead/01": 0.8}))
     assert (found.id, found.severity) == ("act.dead", "info")
-    assert found.evidence.endswith("it learns all the same")
+    assert found.evidence.endswith("the network still learns")
     (found,) = findings(rows({"activation_dead/01": 0.96}))  # hardly anything passes
     assert found.severity == "error"
 

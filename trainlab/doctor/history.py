@@ -81,8 +81,8 @@ class History:
     @property
     def start(self) -> float:
         """The loss before the first step, or of the first row where that was not written."""
-        told = self.first("start/loss")
-        return told if told is not None else (self.first("train/loss") or inf)
+        loss = self.first("start/loss")
+        return loss if loss is not None else (self.first("train/loss") or inf)
 
     def at_chance(self, step: int) -> bool:
         """Whether the training metric at this step is that of the best constant answer, or

@@ -1,4 +1,4 @@
-"""Beside a run that trains: what is to be compared with at its start, the findings at its end."""
+"""The doctor during a run: reference values at its start, findings at its end."""
 
 import time
 from collections.abc import Iterator
@@ -22,22 +22,24 @@ from trainlab.training.trainer import Watch, due, evaluating
 
 @contextmanager
 def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Iterator[Watch]:
-    """Inside, the run trains under the Watch that is given, which counts dead units too, and what
-    the modes differ by on the first batch. However it ends, the findings are kept, shown and sent
-    to TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same. What
-    watching cost is said where it is much."""
+    """Context that yields the Watch to train with, which also counts dead units and compares train
+    and eval mode on the first batch. However the run ends, its findings are saved, printed and sent
+    to TensorBoard. They follow from metrics.jsonl alone, so a resumed run has the same. A high cost
+    of probing is reported."""
     directory, events, first = log.path.parent, log.events, trainer.batches(0)
     before, begun, at = events.seconds, time.perf_counter(), trainer.step_count
     cost = Cost(events)
 
     def rows(step: int, values: dict[str, torch.Tensor]) -> None:
         with cost.also():
-            # not so in a stack, which counts for all its runs
-            here = trainer.step_count == step and validated(values)
-            found = dead_units(bench, trainer) if here else {}
-            seen = {f"activation_dead/{layer}": share for layer, share in found.items()}
-            seen |= both_modes(trainer, *first) if here and counted(trainer) else {}
-        watch.rows(step, values | seen)
+            extra = {}
+            # not in a stack, which counts for all its runs
+            if trainer.step_count == step and validated(values):
+                for layer, share in dead_units(bench, trainer).items():
+                    extra[f"activation_dead/{layer}"] = share
+                if counted(trainer):
+                    extra |= both_modes(trainer, *first)
+        watch.rows(step, values | extra)
 
     if trainer.step_count == 0:
         factors = sampled(trainer.schedule, trainer.steps)
@@ -46,7 +48,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
             trainer.set_train_mode(trainer.model)
             log.scalars(0, compared_with(bench, trainer) | both_modes(trainer, *first))
     try:
-        yield replace(watch, rows=rows, probe=partial(cost.look, watch.probe))
+        yield replace(watch, rows=rows, probe=partial(cost.probing, watch.probe))
     except NonFiniteError:
         log.scalars(broken_at(trainer), {"train/loss": float("nan")})
         raise
@@ -60,7 +62,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
             show.notes(shown(found))
             log.end(trainer.step_count)
             log.text("findings", card(found))
-            log.flush()  # whoever ends the story brings it to the disk
+            log.flush()  # the end of the run syncs it to the disk
         cost.beside += events.seconds - before  # the last pictures
         every = bench.cadences(trainer.batches.per_epoch).probe
         seconds = time.perf_counter() - begun
@@ -70,7 +72,7 @@ def watching(bench: Any, trainer: Any, log: Any, show: Any, watch: Watch) -> Ite
 
 def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
     """Share of dead units of each activation; a pass costs as much as a few steps."""
-    if not counted(trainer) or "activation" not in bench.cfg.probe:  # reading a config is slow
+    if not counted(trainer) or "activation" not in bench.cfg.probe:  # a config is slow to read
         return {}
     from trainlab.probes.activation import dead
 
@@ -78,15 +80,15 @@ def dead_units(bench: Any, trainer: Any, runs: bool = False) -> dict[str, Any]:
 
 
 def counted(trainer: Any) -> bool:
-    """Whether this is the 1st, 2nd or 4th validation, every 5th, or the last."""
+    """Whether this is the 1st, 2nd, 4th, every 5th or the last validation."""
     many = len(trainer.history)
     return due(many, 5) or many in (1, 2, 4) or trainer.ended()
 
 
 @torch.no_grad()
 def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
-    """Loss and metric of the best constant answer, and the loss of a batch before the first step.
-    The metric is the first of which more is better.
+    """Reference values: loss and metric of the best constant answer, and the initial loss of a
+    validation batch. The metric is the first for which higher is better.
 
     The best of three constant logits: the logarithm of the classes' shares (right for cross
     entropy), the shares (for squared error), and 0 (for a hinge).
@@ -112,7 +114,7 @@ def compared_with(bench: Any, trainer: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def broken_at(trainer: Any) -> int:
-    """The first step since the last row whose loss was not finite; the present one otherwise."""
+    """The first step since the last row with a non-finite loss; else the current step."""
     losses = [float(entry[0]) for entry in trainer.record]
     begun = trainer.step_count - len(losses)
     finite = torch.tensor(losses).isfinite().tolist()

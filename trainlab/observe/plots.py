@@ -252,6 +252,8 @@ def heat_maps(title: str, steps: Sequence[int], layers: Mapping[str, Sequence]) 
         draw.text((x, y + 1), layer, fill=INK, font=font(11))
         limits = f"{low:.2g} to {high:.2g}"
         draw.text((x + size[0], y + 2), limits, fill=GREY, font=font(9), anchor="ra")
-    told = f"one column a look, steps {steps[0]} to {steps[-1]}; one row a value, largest on top"
-    draw.text((4, image.height - 14), told, fill=GREY, font=font(10))
+    text = (
+        f"one column per probed step, {steps[0]} to {steps[-1]}; one row per value, largest on top"
+    )
+    draw.text((4, image.height - 14), text, fill=GREY, font=font(10))
     return packed(image)

@@ -93,11 +93,11 @@ def _stacked(models: list[nn.Module], streams: list[torch.Generator], folded: bo
 
 def _same(first: nn.Module, other: nn.Module) -> None:
     """Raises ConfigError unless two modules of a stack are the same but for their numbers."""
-    told = [
+    forms = [
         (kind(m), [n for n, _ in m.named_children()], None if _free(m) else m.extra_repr())
         for m in (first, other)
     ]
-    if told[0] != told[1]:
+    if forms[0] != forms[1]:
         raise ConfigError(f"runs of a stack differ: {first} and {other}; run them one by one")
 
 

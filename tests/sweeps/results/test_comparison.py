@@ -211,7 +211,7 @@ def test_a_nuisance_chosen_on_the_only_seed_is_said_to_flatter():
     found = [result(next(number), {"optim.lr": lr}, lr) for lr in (0.1, 0.2)]
     lines = verdict.sentences(found, {"nuisance": ["optim.lr"]})
     assert lines[0].startswith("all at optim.lr=0.1 (0000_optim.lr=0.1): val ")
-    assert lines[1].startswith("one seed (n = 1): the best optim.lr is chosen on the seed it")
+    assert lines[1].startswith("one seed (n = 1): the best optim.lr was chosen on the seed")
     lines = told({"relu": [[1.0, 2], [3, 4]]})
     assert lines[0].startswith("relu at optim.lr=0.0 (2 of 2 seeds), over 2 seeds: ")
     assert not any("n = 1" in line for line in lines)  # chosen on the other seed
@@ -292,7 +292,7 @@ def searched(n=40):
 
 def test_importances_find_what_mattered():
     pytest.importorskip("optuna", reason="optuna is not installed")
-    (line,) = verdict.mattered(settings(searched()))
+    (line,) = verdict.importance_lines(settings(searched()))
     shares = importance.importances([(s.values, s.rank[1]) for s in settings(searched())])
     assert shares["optim.lr"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
@@ -307,7 +307,7 @@ def test_importances_find_what_mattered():
 
 def test_without_optuna_one_quiet_line(monkeypatch):
     monkeypatch.setattr(verdict, "installed", lambda: False)
-    assert verdict.mattered(settings(searched())) == [
+    assert verdict.importance_lines(settings(searched())) == [
         "importances need optuna: pip install 'trainlab[search]'"
     ]
-    assert verdict.mattered(settings(searched(7))) == []
+    assert verdict.importance_lines(settings(searched(7))) == []

@@ -178,9 +178,9 @@ FOUND = [result(0, {"optim.lr": 0.1}, 0.5), result(1, {"optim.lr": 9.0}, reason=
 
 def test_a_line_for_each_job_that_ends(tmp_path, monkeypatch):
     start, *lines = running(tmp_path, FOUND, 4, io.StringIO(), monkeypatch).splitlines()
-    assert start == "0 of 4 jobs ended, 0 under way, 0 failed; 0 s so far"  # at once
+    assert start == "0 of 4 jobs ended, 0 running, 0 failed; 0 s so far"  # at once
     assert lines[0] == "[1/4] 0000_optim.lr=0.1 finished  val/loss 0.5000  1.5 s"
-    assert lines[1].startswith("1 of 4 jobs ended, 0 under way, 0 failed; 0 s so far, about ")
+    assert lines[1].startswith("1 of 4 jobs ended, 0 running, 0 failed; 0 s so far, about ")
     assert lines[2] == "[2/4] 0001_optim.lr=9.0 diverged  loss = nan  1.5 s"
     assert lines[3:] == ["[3/4] 0002_optim.lr=0.01 finished  val/loss 0.2500  1.5 s"]
 
@@ -188,7 +188,7 @@ def test_a_line_for_each_job_that_ends(tmp_path, monkeypatch):
 def test_what_an_earlier_start_left_is_counted_and_not_told_again(tmp_path, monkeypatch):
     ledgers.keep(tmp_path, FOUND[:1])
     start, *lines = running(tmp_path, FOUND[1:], 3, io.StringIO(), monkeypatch).splitlines()
-    assert start.startswith("1 of 3 jobs ended, 0 under way")
+    assert start.startswith("1 of 3 jobs ended, 0 running")
     assert lines[0].startswith("[2/3] 0001")
     assert lines[1].startswith("2 of 3 jobs ended")
     assert "for the rest" in lines[1]  # at the pace of this start
@@ -199,11 +199,11 @@ def test_the_rest_is_told_when_a_stack_has_ended(tmp_path):
     for entry in FOUND:  # one stack
         (tmp_path / entry["folder"]).mkdir()
         ledgers.keep(tmp_path, [entry])
-        watcher.look()
+        watcher.update()
     assert "for the rest" not in out.getvalue()
-    watcher.look()
-    watcher.look()
-    assert out.getvalue().count("3 of 4 jobs ended, 0 under way, 1 failed; ") == 1
+    watcher.update()
+    watcher.update()
+    assert out.getvalue().count("3 of 4 jobs ended, 0 running, 1 failed; ") == 1
     assert out.getvalue().count("for the rest") == 1
 
 
@@ -225,7 +225,7 @@ def test_a_table_on_a_terminal(tmp_path, monkeypatch):
     out = running(tmp_path, FOUND, None, Terminal(), monkeypatch)
     assert "rank" in out
     assert "0.2500" in out
-    assert "3 of ? jobs ended, 0 under way, 1 failed" in out
+    assert "3 of ? jobs ended, 0 running, 1 failed" in out
     assert "test" not in out
 
 

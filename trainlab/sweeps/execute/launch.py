@@ -107,7 +107,7 @@ class Launch:
         """A job up to where it trains, or what ended it before."""
         self.returns[place] = run_job(
             hydra_context=self.context,
-            task_function=partial(self.task.job, tell=shared.open),
+            task_function=partial(self.task.job, start=shared.open),
             config=self.jobs.config(place),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
@@ -119,8 +119,8 @@ class Launch:
         return Path(self.returns[place].hydra_cfg.hydra.runtime.output_dir)
 
     def end(self, place: int, outcome: Any) -> None:
-        """A failure is told, leaves its status and ends no other run; a pause is no failure, and
-        a stop is told once, by the sweep."""
+        """Report a failure and leave its status; no other run ends. A pause is no failure, and the
+        sweep reports a stop once."""
         self.returns[place].return_value = outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, Paused | Stopped):
             self.task.report(outcome, self.folder(place))
@@ -144,10 +144,10 @@ class Shared:
         self.bench: Any = None
         self.checked: dict[str, tuple[list[Any], Path]] = {}  # setting -> verdicts, where they are
 
-    def open(self, told: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
-        """A story up to where it trains; of another task, the whole of it."""
-        if not isinstance(told, phases.Train):
-            return told(cfg, directory, door, choices)
+    def open(self, task: Any, cfg: Any, directory: Path, door: Any, choices: Any) -> Any:
+        """Start a run and stop where it is ready to train; other tasks run to their end."""
+        if not isinstance(task, phases.Train):
+            return task(cfg, directory, door, choices)
         return PausedRun.at_fit(
             phases.phases(cfg, directory, door, choices, self.prepare, self.check)
         )

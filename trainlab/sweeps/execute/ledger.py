@@ -50,9 +50,9 @@ Rung = tuple[str, float]  # a job's folder, and the share of its steps at which 
 
 
 def digest(config: dict[str, Any], *more: Any) -> str:
-    """16 hex digits of a resolved config, without what changes no result, and of `more`."""
-    told = [keys.digest(config, lambda name: within(name, VOLATILE)), *more]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits of a resolved config, without keys that change no result, and of `more`."""
+    parts = [keys.digest(config, lambda name: within(name, VOLATILE)), *more]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_manifest(sweep: Path) -> dict[str, Any]:

@@ -144,8 +144,8 @@ class StackRun:
         inside = self.inside()
         if not inside:
             raise AllRunsEnded
-        told = [self.own(columns, run) for run in inside]
-        middle = {tag: median(row[tag] for row in told) for tag in told[0]}
+        rows = [self.own(columns, run) for run in inside]
+        middle = {tag: median(row[tag] for row in rows) for tag in rows[0]}
         self.show.lead = self.count()
         self.show.row(step, middle)
         if len(inside) <= len(stack.ids) // 2:
@@ -158,8 +158,9 @@ class StackRun:
             kinds.get(type(outcome), "failed") if isinstance(outcome, Exception) else "done"
             for outcome in self.outcomes.values()
         )
-        told = [f"{len(self.inside())} running", *(f"{n} {state}" for state, n in ended.items())]
-        return f"{len(self.jobs)} runs: {', '.join(told)}  "
+        counts = [f"{len(self.inside())} running"]
+        counts += [f"{n} {state}" for state, n in ended.items()]
+        return f"{len(self.jobs)} runs: {', '.join(counts)}  "
 
     def own(self, columns: dict[str, Any], run: int) -> dict[str, float]:
         place = self.stack.place(run)

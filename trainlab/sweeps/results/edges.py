@@ -8,7 +8,7 @@ from typing import Any
 from trainlab.config import keys
 from trainlab.sweeps.results.comparison import Result
 
-NEAR = 0.05  # of an interval, counts as its end
+NEAR = 0.05  # share of an interval that counts as its end
 NAMES_ONLY = "seed", "data.split_seed", "optim.seed", "data.fold"  # numbers without an order
 INTERVAL = r"interval\(\s*(?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)"
 
@@ -19,26 +19,26 @@ def numeric(values: Sequence[Any]) -> bool:
 
 
 def edges(best: Mapping[str, Any], results: Sequence[Result], axes: Mapping[str, Any]) -> list[str]:
-    """A sentence for each key of `best` whose value is the last of its range, on either side.
+    """A sentence for each key of `best` whose value is at an end of its range.
 
     axes: key -> what was typed, a list of values or the text of an interval. A bound of the key
-    itself, such as 0 of a penalty, has nothing beyond.
+    itself, such as 0 for a penalty, is no edge: nothing lies beyond.
     """
-    told = []
+    lines = []
     for key, value in best.items():
         tried = sorted({str(v): v for r in results if (v := r["values"].get(key)) is not None}
                        .values(), key=str)  # fmt: skip
         if key in NAMES_ONLY or len(tried) < 2 or not numeric([value, *tried]):
             continue
         rule = keys.declared(key)
-        end, said = _end(value, min(tried), max(tried), axes.get(key))
-        if said and not (rule and end in (rule.ge, rule.gt, rule.le, rule.lt)):
-            told.append(f"best {key} {value:.4g} is {said}")
-    return told
+        end, text = _end(value, min(tried), max(tried), axes.get(key))
+        if text and not (rule and end in (rule.ge, rule.gt, rule.le, rule.lt)):
+            lines.append(f"best {key} {value:.4g} is {text}")
+    return lines
 
 
 def _end(value: float, least: float, most: float, axis: Any) -> tuple[float, str]:
-    """The end of the range that a value is at, and what is said of it: nothing inside."""
+    """The end of the range that a value is at, and the text about it; empty if it is at neither."""
     if isinstance(axis, str) and (found := re.search(INTERVAL, axis)):
         tags = axis[: found.start()]
         least, most = map(float, found.groups())
@@ -53,6 +53,6 @@ def _end(value: float, least: float, most: float, axis: Any) -> tuple[float, str
 
 
 def _scaled(value: float, tags: str) -> float:
-    """Where a value is on its axis, which is drawn in equal steps of this."""
+    """A value on the scale of its axis, e.g. its logarithm."""
     value = 1 - value if "one_minus" in tags else value
     return math.log(value) if "log" in tags else value

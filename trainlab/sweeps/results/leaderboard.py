@@ -1,5 +1,5 @@
-"""The runs of a sweep by rank: a table while it goes on, leaderboard.csv at its end, and what is
-to be said of it then."""
+"""The runs of a sweep by rank: a live table, leaderboard.csv at the end, and the closing
+summary."""
 
 import contextlib
 import csv
@@ -34,20 +34,20 @@ TOP = 10  # rows of the table; leaderboard.csv has all
 POLL = 0.5  # s
 
 
-def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One row a run, best setting first; the columns of leaderboard.csv.
+def rows(results: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One row per run, best setting first, with the columns of leaderboard.csv.
 
-    rank: of the run's values without the seed, by the mean of `monitor` over the seeds, so that no
-    lucky seed wins; none where no seed finished. test_*: of the winner's runs only.
+    rank: of the run's setting (its values without the seed), by the mean of `monitor` over seeds,
+    so that no lucky seed wins; empty where no seed finished. test_*: for the winner's runs only.
     """
-    best = settings(found, nuisance)[:1]
+    best = settings(results, nuisance)[:1]
     winner = {run["number"] for setting in best for run in setting.runs.values()}
-    keys = list(dict.fromkeys(key for result in found for key in result["values"]))
-    measures = list(dict.fromkeys(name for result in found for name in facts(result)))
-    told = []
-    for rank, setting in enumerate(settings(found), 1):
+    keys = list(dict.fromkeys(key for result in results for key in result["values"]))
+    measures = list(dict.fromkeys(name for result in results for name in facts(result)))
+    table = []
+    for rank, setting in enumerate(settings(results), 1):
         for result in filter(None, setting.picked.values()):
-            seen = result.get("results", {})
+            by_split = result.get("results", {})
             row = {"rank": rank if setting.runs else "", "number": result["number"]}
             row |= {"folder": result["folder"], "state": result["state"]}
             values = result["values"]
@@ -55,48 +55,49 @@ def rows(found: Sequence[Result], nuisance: Sequence[str] = ()) -> list[dict[str
             row["monitor"] = result.get("monitor", {}).get("value")
             splits = ["train", "val"] + (["test"] if result["number"] in winner else [])
             for split in ("train", "val", "test"):
-                figures = seen.get(split, {}) if split in splits else {}
+                figures = by_split.get(split, {}) if split in splits else {}
                 row |= {f"{split}_{k}": figures.get(k, "") for k in measures}
             row |= {key: result.get(key, "") for key in ("steps", "seconds", "reason")}
-            told.append(row)
-    return told
+            table.append(row)
+    return table
 
 
 def with_verdicts(directory: Path, result: Result) -> Result:
-    """A run that was only checked has no figure: what failed and warned is its `reason`."""
+    """The result of a run that was only checked: its `reason` names the checks that failed or
+    warned."""
     path = directory / result["folder"] / "verdicts.json"
     if result["state"] != "finished" or result.get("results") or not path.exists():
         return result
     verdicts = json.loads(path.read_text())
-    told = []
+    parts = []
     for status in ("FAIL", "WARN"):
         if names := [verdict["name"] for verdict in verdicts if verdict["status"] == status]:
-            told.append(f"{len(names)} {status} ({', '.join(names)})")
-    return {**result, "reason": ", ".join(told) or "no FAIL, no WARN"}
+            parts.append(f"{len(names)} {status} ({', '.join(names)})")
+    return {**result, "reason": ", ".join(parts) or "no FAIL, no WARN"}
 
 
-def write_csv(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
-    """All rows, whole or not at all."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as CSV, atomically."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(told[0]) if told else ["rank"])
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["rank"])
     writer.writeheader()
-    writer.writerows(told)
+    writer.writerows(rows)
     atomic.write(path, text.getvalue().encode())
 
 
-def table(found: Sequence[Result]) -> Any:
-    """The best TOP of what was tried, as a rich table; seeds of one setting are one row, their
-    mean. The test split is not in it."""
+def table(results: Sequence[Result]) -> Any:
+    """The best TOP settings as a rich table, one row per setting with the mean over its seeds.
+    Without the test split."""
     from rich.markup import escape
 
     from trainlab.observe.console import table_of
 
-    ordered = settings(found)
+    ordered = settings(results)
     keys = list(dict.fromkeys(key for setting in ordered for key in setting.values))
-    measures = {name: own for result in found for name, own in facts(result).items()}
+    measures = {k: metric for result in results for k, metric in facts(result).items()}
     columns = [f"val {name}" for name in measures]
     made = table_of("rank", "job", "state", *keys, *columns, "s", numbers=columns)
-    checked = [r for r in found if r["state"] == "finished" and r["reason"]]  # of `with_verdicts`
+    checked = [r for r in results if r["state"] == "finished" and r["reason"]]  # of `with_verdicts`
     if checked:
         made.add_column("verdicts")
     more = f"{len(ordered) - TOP} more in leaderboard.csv" if len(ordered) > TOP else None
@@ -118,8 +119,8 @@ def table(found: Sequence[Result]) -> Any:
 
 @contextlib.contextmanager
 def live(directory: Path, jobs: int | None, quiet: bool) -> Iterator[None]:
-    """While the jobs run: on a terminal a table, else a line for each that ends. `jobs`: how many
-    there will be, None where the search decides."""
+    """Context for the running jobs: shows a table on a terminal, else a line for each job that
+    ends. `jobs`: their number, None where the search decides."""
     if quiet:
         yield
         return
@@ -128,7 +129,7 @@ def live(directory: Path, jobs: int | None, quiet: bool) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(POLL):
-            watcher.look()
+            watcher.update()
 
     thread = threading.Thread(target=watch, name="leaderboard", daemon=True)
     with watcher.shown():
@@ -138,11 +139,11 @@ def live(directory: Path, jobs: int | None, quiet: bool) -> Iterator[None]:
         finally:
             over.set()
             thread.join(5)
-            watcher.look()
+            watcher.update()
 
 
 class Watcher:
-    """What has ended so far. Prints to `out`, wherever the jobs send sys.stdout meanwhile."""
+    """Shows the jobs that have ended. Prints to `out`, wherever the jobs redirect sys.stdout."""
 
     def __init__(self, directory: Path, jobs: int | None, out: TextIO):
         from rich.console import Console
@@ -151,10 +152,10 @@ class Watcher:
         self.console = Console(file=out, highlight=False, soft_wrap=not out.isatty())
         self.begun = time.monotonic()
         self.ended: dict[str, Result] = {}
-        self.before = len(self.new())  # of an earlier start of the same sweep
-        self.rest_shown = False  # how long the rest takes
+        self.before = len(self.new())  # ended in an earlier start of this sweep
+        self.rest_shown = False  # whether the estimate for the rest was printed
         self.live: Any = None
-        self.table: Any = ""  # before the first has ended
+        self.table: Any = ""  # empty until the first job ends
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -168,8 +169,8 @@ class Watcher:
             yield
 
     def new(self) -> list[Result]:
-        """The results that came since the last call; one that is not whole yet comes next time."""
-        found = []
+        """The results since the last call; a file that is still being written comes next time."""
+        new = []
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(set(os.listdir(self.directory / "results")) - self.ended.keys()):
                 with contextlib.suppress(ValueError, OSError):
@@ -178,11 +179,11 @@ class Watcher:
                         self.ended[name] = with_verdicts(
                             self.directory, json.loads(path.read_text())
                         )
-                        found.append(self.ended[name])
-        return found
+                        new.append(self.ended[name])
+        return new
 
-    def look(self) -> None:
-        """Show what came."""
+    def update(self) -> None:
+        """Show the results that came since the last call."""
         new = self.new()
         if self.live is not None:
             from rich.console import Group
@@ -193,51 +194,50 @@ class Watcher:
             return
         for place, result in enumerate(new, len(self.ended) - len(new) + 1):
             self.console.print(self.line(place, result), markup=False)
-        # once, and not while the runs of a stack end one after another
+        # once, but not while the runs of a stack end one after another
         if not (self.rest_shown or new) and self.before < len(self.ended) != self.jobs:
             self.rest_shown = True
             self.console.print(self.progress())
 
     def line(self, place: int, result: Result) -> str:
         """`[3/32] 0002_optim.lr=0.1 finished  val/loss 0.1234  1.2 s`"""
-        told = result.get("reason", "")
+        text = result.get("reason", "")
         if math.isfinite(score(result)):
-            told = (
-                f"{result['monitor']['name']} {monitored(result).text(result['monitor']['value'])}"
-            )
+            monitor = result["monitor"]
+            text = f"{monitor['name']} {monitored(result).text(monitor['value'])}"
         count = f"[{place}/{self.jobs}]" if self.jobs else f"[{place}]"
         seconds = f"{result.get('seconds') or 0:.1f} s"
-        return f"{count} {result['folder']} {result['state']}  {told}  {seconds}"
+        return f"{count} {result['folder']} {result['state']}  {text}  {seconds}"
 
     def progress(self) -> str:
-        """How many of how many, since when, and how long for the rest at the pace so far."""
+        """Jobs ended, running and failed, time so far, and the estimate for the rest."""
         ended, passed = len(self.ended), time.monotonic() - self.begun
         bad = sum(result["state"] in ("failed", "diverged") for result in self.ended.values())
         jobs = ledger.read_jobs(self.directory)
         folders = [name for name in jobs if (self.directory / name).exists()]
         now = max(len(folders) - ended, 0)
-        told = f"{ended} of {self.jobs or '?'} jobs ended, {now} under way, {bad} failed"
-        told += f"; {passed:.0f} s so far"
-        own = ended - self.before
-        if own and self.jobs:
-            told += f", about {passed / own * (self.jobs - ended):.0f} s for the rest"
-        return told
+        text = f"{ended} of {self.jobs or '?'} jobs ended, {now} running, {bad} failed"
+        text += f"; {passed:.0f} s so far"
+        since_start = ended - self.before
+        if since_start and self.jobs:
+            text += f", about {passed / since_start * (self.jobs - ended):.0f} s for the rest"
+        return text
 
 
 def close(directory: Path, quiet: bool) -> None:
-    """At the end of a sweep, or of what there is of it: leaderboard.csv, TensorBoard's HParams, the
-    mean curves of every setting with several seeds, and what came out in words."""
+    """At the end of a sweep, complete or not: write leaderboard.csv, TensorBoard's HParams and the
+    mean curves of every setting with several seeds; print the table and the conclusions."""
     from trainlab.observe import hparams
     from trainlab.sweeps.results import spread, verdict
 
-    found = [with_verdicts(directory, result) for result in ledger.results(directory)]
+    results = [with_verdicts(directory, result) for result in ledger.results(directory)]
     sweep = ledger.read_manifest(directory)
-    if not found:
+    if not results:
         return
     nuisance = sweep.get("nuisance", ())
-    write_csv(directory / "leaderboard.csv", rows(found, nuisance))
-    hparams.write(directory, found)
-    compared = settings(found, nuisance)
+    write_csv(directory / "leaderboard.csv", rows(results, nuisance))
+    hparams.write(directory, results)
+    compared = settings(results, nuisance)
     for old in directory.glob("mean-[0-9]*"):  # of an earlier comparison, of other settings
         shutil.rmtree(old)
     several = [setting for setting in compared if len(setting.runs) > 1]
@@ -254,7 +254,7 @@ def close(directory: Path, quiet: bool) -> None:
     print_ = partial(Show().console.print, markup=False, soft_wrap=True)
     lines = verdict.table(compared)
     if nuisance or not lines:
-        print_(table(found))
+        print_(table(results))
     if lines:
         columns = len(verdict.HEAD) - (not nuisance)  # the last is what was chosen
         head = table_of(*verdict.HEAD[:columns])
@@ -264,5 +264,5 @@ def close(directory: Path, quiet: bool) -> None:
         print_(head)
     curves = any(directory.glob("*/events.out.tfevents.*"))
     last = [f"curves  tensorboard --logdir {directory}"] if curves else []
-    for line in (*verdict.sentences(found, sweep), *last):
+    for line in (*verdict.sentences(results, sweep), *last):
         print_(line)

@@ -59,9 +59,9 @@ def steps(folder: Path, tags: Sequence[str]) -> dict[int, dict[str, float]]:
 
 
 def band(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    told = {}
+    bands = {}
     for tag in rows[0]:
         values = [row[tag] for row in rows if tag in row]
         middle, width = mean(values), stdev(values) if len(values) > 1 else 0.0
-        told |= {tag: middle, f"{tag}_lower": middle - width, f"{tag}_upper": middle + width}
-    return told
+        bands |= {tag: middle, f"{tag}_lower": middle - width, f"{tag}_upper": middle + width}
+    return bands

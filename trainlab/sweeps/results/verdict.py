@@ -1,4 +1,4 @@
-"""What a sweep answers, in sentences; pure over its results and sweep.json."""
+"""The conclusions of a sweep, as sentences; pure functions of its results and sweep.json."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -19,23 +19,24 @@ from trainlab.sweeps.results.edges import edges
 from trainlab.sweeps.results.importance import ENOUGH, importances, installed
 from trainlab.sweeps.results.spread import plus_minus
 
-SHOWN = 6  # settings of which every pair is told; of more, the best against the others
+SHOWN = 6  # settings: up to so many every pair is listed, above only the best against the others
 HEAD = "setting", "n", "mean", "std", "95 % interval", "chosen"
 
 
 def sentences(results: Sequence[Result], sweep: Mapping[str, Any]) -> list[str]:
-    """The best, its test figures, which settings differ, edges of ranges, importances."""
+    """The best setting and its test figures, which settings differ, ranges to extend,
+    importances."""
     found = settings(results, sweep.get("nuisance", ()))
     if not found or not found[0].runs:
         finished = any(result["state"] == "finished" for result in results)
         return [] if finished else ["no run finished: nothing to compare"]
-    told = [best(found), *differences(found, sweep.get("nuisance", ())), *lost(found)]
-    told += at_edges(found, results, sweep.get("axes", {}))
-    return told + mattered(settings(results))
+    lines = [best(found), *differences(found, sweep.get("nuisance", ())), *lost(found)]
+    lines += at_edges(found, results, sweep.get("axes", {}))
+    return lines + importance_lines(settings(results))
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
-    """A row of HEAD for each setting of several seeds that has figures, of `monitor` as logged."""
+    """Rows under HEAD, one per setting with several seeds and a figure; `monitor` as logged."""
     rows = []
     for setting in found:
         if len(setting.picked) > 1 and setting.runs:
@@ -49,13 +50,13 @@ def table(found: Sequence[Setting]) -> list[list[str]]:
 
 
 def name(setting: Setting) -> str:
-    """`relu` where one key tells the settings apart, else `activation=relu norm=none`."""
+    """`relu` where only one key varies, else `activation=relu norm=none`."""
     text = label(setting.values) or "all"
     return text.partition("=")[2] if len(setting.values) == 1 else text
 
 
 def chosen(setting: Setting) -> str:
-    """`optim.lr=0.1 (4 of 5 seeds)`; nothing without nuisance keys."""
+    """`optim.lr=0.1 (4 of 5 seeds)`; empty without nuisance keys."""
     picks = list(setting.chosen.values())
     first = max(picks, key=picks.count)
     if not first or len(picks) == 1:
@@ -64,7 +65,7 @@ def chosen(setting: Setting) -> str:
 
 
 def best(found: Sequence[Setting]) -> str:
-    """The winner on validation, and the test split of it alone."""
+    """The winner on validation, with its test figures; no other setting's are shown."""
     winner, where = found[0], next(iter(found[0].runs.values()))["folder"]
     seeds = f" ({where})" if len(winner.picked) == 1 else f", over {len(winner.runs)} seeds"
     measures = facts(next(iter(winner.runs.values())))
@@ -80,39 +81,39 @@ def best(found: Sequence[Setting]) -> str:
 
 
 def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
-    """Which settings differ and which do not, or why that cannot be said."""
-    flattered = "the best of many is flattered by being chosen: add repeats=5"
+    """Which settings differ and which do not, or why the runs cannot tell."""
+    flattered = "the best of many looks better than it is: add repeats=5"
     if len(found) == 1:
         own = len(found[0].picked) == 1 < len(found[0].options)
         keys = " ".join(nuisance)
-        text = f"one seed (n = 1): the best {keys} is chosen on the seed it is judged by, and"
+        text = f"one seed (n = 1): the best {keys} was chosen on the seed that judges it, and"
         return [f"{text} {flattered}"] if own else []
     made = pairs(found)
     if not made and len(found[0].picked) == 1:
-        return [f"one seed a setting (n = 1) cannot tell which differ, and {flattered}"]
+        return [f"one seed per setting (n = 1) cannot tell which settings differ, and {flattered}"]
     if not made:
-        text = "no two settings finished two seeds in common: the others lost theirs or were"
-        return [f"{text} stopped by the search, so which differ cannot be told"]
+        text = "no two settings finished two seeds in common (runs failed or were stopped by the"
+        return [f"{text} search), so which settings differ cannot be told"]
     lines = []
     if len(found) <= SHOWN:
         lines = [sentence(pair) for pair in made]
     else:
         own = [pair for pair in made if pair.first is found[0]]
         within = [name(pair.second) for pair in own if not pair.differ]
-        lines = [f"{name(found[0])} is better than {len(own) - len(within)} of {len(own)}"]
+        lines = [f"{name(found[0])} is better than {len(own) - len(within)} of {len(own)} others"]
         if within:
             lines.append(f"within noise of it ({len(within)}): {'; '.join(within[:10])}")
     shifting = [name(s) for s in found if s.extra]
     if shifting:
         lines.append(
             f"the best {' '.join(nuisance)} of {', '.join(shifting)} changes from seed to seed: "
-            "these intervals are widened"
+            "their intervals are widened"
         )
-    told = f"paired by seed; p of a t test, Holm over {len(made)} pairs" if made[1:] else "paired"
-    lines.append(f"{told}; each 95 % interval is of its own pair (docs/comparison.md)")
+    test = f"paired by seed; p of a t test, Holm over {len(made)} pairs" if made[1:] else "paired"
+    lines.append(f"{test}; each 95 % interval is for its own pair (docs/comparison.md)")
     varied = found[0].values
     if "optim.lr" in varied and len(varied) > 1:
-        lines.append("each at its own best optim.lr instead: sweep.nuisance=[optim.lr]")
+        lines.append("to compare each at its own best optim.lr: sweep.nuisance=[optim.lr]")
     return lines
 
 
@@ -120,7 +121,7 @@ def sentence(pair: Pair) -> str:
     """`relu and elu: within noise (difference 0.0004, 95 % -0.001..0.002, p 0.4, n 5)`"""
     first, second = name(pair.first), name(pair.second)
     own = monitored(next(iter(pair.first.runs.values())))
-    difference = own.cost(pair.difference)  # of the figure itself, whichever way is better
+    difference = own.cost(pair.difference)  # in the direction of the figure itself
     low, high = difference - pair.width, difference + pair.width
     p = "p < 0.001" if pair.corrected < 0.001 else f"p {pair.corrected:.2g}"
     if pair.difference == pair.width == 0:
@@ -134,7 +135,7 @@ def sentence(pair: Pair) -> str:
 
 
 def lost(found: Sequence[Setting]) -> list[str]:
-    """What did not finish of settings with several seeds, and what that costs them."""
+    """Runs that did not finish, of settings with several seeds, and what follows from that."""
     lines = []
     for setting in found:
         if (n := setting.unfinished) and len(setting.picked) > 1:
@@ -150,17 +151,17 @@ def lost(found: Sequence[Setting]) -> list[str]:
 def at_edges(
     found: Sequence[Setting], results: Sequence[Result], axes: Mapping[str, Any]
 ) -> list[str]:
-    """Of the winner's own values, and of every setting's own nuisance values."""
-    told = edges(found[0].values, results, axes)
+    """Edges of ranges, for the winner's values and for the nuisance values of every setting."""
+    lines = edges(found[0].values, results, axes)
     for setting in found:
         if setting.runs:
-            own = edges(setting.commonest, results, axes)
-            told += [f"{name(setting)}: {text}" for text in own]
-    return told
+            for text in edges(setting.commonest, results, axes):
+                lines.append(f"{name(setting)}: {text}")
+    return lines
 
 
-def mattered(found: Sequence[Setting]) -> list[str]:
-    """One line of importances, of the settings that finished on every seed."""
+def importance_lines(found: Sequence[Setting]) -> list[str]:
+    """One line of importances, from the settings that finished on every seed."""
     tried = [(s.values, s.rank[1]) for s in found if s.rank[0] == 0]
     if len(tried) < ENOUGH or len(found[0].values) < 2:
         return []

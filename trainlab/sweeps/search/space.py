@@ -1,4 +1,4 @@
-"""What a sweep searches: axes in Hydra's own grammar, and the override each point of them is.
+"""The search space of a sweep: axes in Hydra's own grammar, and the override for each point.
 
     optim.lr=0.1,0.01  range(1,5)  activation=glob(re*)      one of these
     interval(0,0.5)                                          any number between
@@ -7,8 +7,8 @@
     int(interval(1,5))  tag(log,int(interval(16,256)))       whole numbers, both ends among them
     optim.betas='[tag(log,one_minus,interval(0.8,0.99)),0.999]'   the same inside a list
 
-A point has a number in [0, 1] for each axis: equal steps there are equally likely. Values that do
-not vary are no axes.
+A point has a number in [0, 1] for each axis, uniformly distributed. Values that do not vary are no
+axes.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from hydra.core.override_parser.types import (
 from trainlab.errors import ConfigError
 
 TAGS = {"log", "one_minus"}
-GIVEN_UP = 1000  # draws in a row that were there before
+GIVEN_UP = 1000  # repeated draws in a row after which the search stops
 
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """One setting to try. values: key -> text of a Hydra override. until: to which share of its
-    steps; a later Ask of the same values and a larger share goes on with the same run."""
+    """One setting to try. values: key -> text of a Hydra override. until: the share of its
+    steps to train; a later Ask with the same values and a larger share resumes the same run."""
 
     values: dict[str, str]
     until: float = 1.0
@@ -58,7 +58,7 @@ class Choice:
         return self.texts[min(int(u * self.size), self.size - 1)]
 
     def place(self, text: str) -> float:
-        """The middle of what `text` reads as this text."""
+        """The middle of the part of [0, 1] that maps to `text`."""
         return (self.texts.index(text) + 0.5) / self.size
 
     def ends(self) -> list[str]:
@@ -67,9 +67,9 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number from low to high, both ends among them.
+    """A number from low to high, both included.
 
-    log: in equal steps of its logarithm, or of that of 1 - value (one_minus).
+    log: uniform in its logarithm, or in that of 1 - value (one_minus).
     whole: whole numbers only.
     """
 
@@ -89,7 +89,7 @@ class Interval:
         return math.log(x) if self.log else x
 
     def _line(self) -> tuple[float, float]:
-        """Both ends on the scale; a whole number k is all from k to k + 1."""
+        """Both ends on the scale; a whole number k covers k to k + 1."""
         return self._scale(self.low), self._scale(self.high + self.whole)
 
     def text(self, u: float) -> str:
@@ -110,7 +110,7 @@ class Interval:
         return repr(min(max(x, self.low), self.high))
 
     def place(self, text: str) -> float:
-        """Where on the axis a number is, within [0, 1]."""
+        """The place of a number on the axis, within [0, 1]."""
         begin, end = self._line()
         x = float(text) + (0.5 if self.whole else 0)
         return min(max((self._scale(x) - begin) / (end - begin), 0.0), 1.0)
@@ -163,42 +163,41 @@ class Space:
         return self.values([axis.text(u) for axis, u in zip(self.axes, point, strict=True)])
 
     def extremes(self) -> dict[str, list[str]]:
-        """Key -> the overrides that bound it: every text of a choice, both ends of an interval.
-        What is allowed there is allowed everywhere."""
+        """Key -> the overrides to validate: every text of a choice, both ends of an interval. If
+        those are valid, everything between is."""
         ends = [axis.ends() for axis in self.axes]
-        found = {}
+        overrides = {}
         for key, pieces in self.keys.items():
             parts = [ends[p] if isinstance(p, int) else [p] for p in pieces]
-            found[key] = ["".join(texts) for texts in itertools.product(*parts)]
-        return found
+            overrides[key] = ["".join(texts) for texts in itertools.product(*parts)]
+        return overrides
 
     def distinct(
         self, draws: Iterable[Sequence[float]], count: int, seen: set[tuple[str, ...]]
     ) -> list[Sequence[float]]:
-        """The first `count` of the points `draws` that are settings not in `seen`, to which they
-        are added. Fewer where GIVEN_UP in a row were there, or all are."""
-        found: list[Sequence[float]] = []
+        """The first `count` points of `draws` whose settings are not in `seen`; adds them to it.
+        Fewer after GIVEN_UP repeats in a row, or when all settings are in `seen`."""
+        points: list[Sequence[float]] = []
         missed = 0
         for point in draws:
-            if len(found) == count or missed == GIVEN_UP or len(seen) == self.size:
+            if len(points) == count or missed == GIVEN_UP or len(seen) == self.size:
                 break
             texts = tuple(self.at(point).values())
             missed = missed + 1 if texts in seen else 0
             if texts not in seen:
                 seen.add(texts)
-                found.append(point)
-        return found
+                points.append(point)
+        return points
 
 
 def ranking(scores: Sequence[float | None]) -> list[int]:
-    """The places of the scores from the best on, without those that are none or not finite; of
-    equals the earlier first."""
+    """Indices of the scores, best first, without None and non-finite ones; ties in given order."""
     good = [i for i, score in enumerate(scores) if score is not None and math.isfinite(score)]
     return sorted(good, key=lambda i: scores[i])
 
 
 def varies(value: Any) -> bool:
-    """Whether a sweep is anywhere in a parsed value; Hydra itself looks at its top only."""
+    """Whether a parsed value contains a sweep anywhere; Hydra itself checks the top level only."""
     inner = value.values() if isinstance(value, dict) else value
     return isinstance(value, Sweep) or (isinstance(value, list | dict) and any(map(varies, inner)))
 
@@ -215,20 +214,23 @@ def with_value(o: Override, value: Any, kind: ValueType = ValueType.ELEMENT) -> 
 
 
 def as_sweep(o: Override) -> str:
-    """The override as Hydra takes it for a sweep: one inside a list it takes for a value."""
+    """The override in a form that Hydra takes for a sweep; a sweep inside a list it takes for a
+    value."""
     if o.is_sweep_override() or not varies(o.value()):
         return o.input_line
     return f"{o.key_or_group}=choice({o.get_value_string()})"
 
 
 def _pieces(o: Override, value: Any, name: str, axes: list[Axis]) -> list[str | int]:
-    """A value in pieces of text and axes, which are added to `axes`."""
+    """A value as pieces of text and numbers of axes; appends the axes to `axes`."""
     if isinstance(value, Sweep):
         axes.append(_axis(o, value, name))
         return [len(axes) - 1]
     if isinstance(value, dict) and varies(value):
         text = o.input_line.replace("=", " = ", 1)
-        raise ConfigError(f"{text}: no sweep inside {{...}} or one of several; list what to try")
+        raise ConfigError(
+            f"{text}: a sweep cannot stand inside {{...}} or be one of several; list what to try"
+        )
     if not isinstance(value, list):
         return [with_value(o, value).get_value_element_as_str()]
     parts: list[str | int] = ["["]
@@ -239,36 +241,36 @@ def _pieces(o: Override, value: Any, name: str, axes: list[Axis]) -> list[str | 
 
 def _axis(o: Override, sweep: Any, name: str) -> Axis:
     """One axis. Raises ConfigError."""
-    told = f"{o.key_or_group} = {o.get_value_string()}"
+    text = f"{o.key_or_group} = {o.get_value_string()}"
     if isinstance(sweep, IntervalSweep):
-        return _interval(told, name, sweep)
+        return _interval(text, name, sweep)
     if tags := getattr(sweep, "tags", ()):
         raise ConfigError(
-            f"{told}: tag({','.join(sorted(tags))},...) is for intervals; use interval(LOW,HIGH)"
+            f"{text}: tag({','.join(sorted(tags))},...) is for intervals; use interval(LOW,HIGH)"
         )
     if getattr(sweep, "shuffle", False):
-        raise ConfigError(f"{told}: no shuffle, whose order is another each time; leave it out")
+        raise ConfigError(f"{text}: shuffle gives another order each time; leave it out")
     if isinstance(sweep, RangeSweep) and not sweep.step:
-        raise ConfigError(f"{told}: step 0; use range(START,STOP,STEP)")
+        raise ConfigError(f"{text}: the step is 0; use range(START,STOP,STEP)")
     # a sweep inside a list Hydra calls an element
     kind = o.value_type if o.is_sweep_override() else ValueType.CHOICE_SWEEP
     listed = with_value(o, sweep, kind)
     if not (texts := tuple(listed.sweep_string_iterator())):
-        raise ConfigError(f"{told}: no value; name one")
+        raise ConfigError(f"{text}: no value to try; name at least one")
     return Choice(name, texts)
 
 
-def _interval(told: str, name: str, sweep: IntervalSweep) -> Interval:
+def _interval(text: str, name: str, sweep: IntervalSweep) -> Interval:
     low, high, tags = sweep.start, sweep.end, sweep.tags
     if unknown := sorted(tags - TAGS):
-        raise ConfigError(f"{told}: no tag {unknown[0]}; use tag(log,interval(LOW,HIGH))")
+        raise ConfigError(f"{text}: no tag {unknown[0]}; use tag(log,interval(LOW,HIGH))")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(f"{told}: needs two finite ends, the lower first; interval(LOW,HIGH)")
+        raise ConfigError(f"{text}: needs two finite ends, the lower first: interval(LOW,HIGH)")
     whole = isinstance(low, int)
     if "one_minus" in tags and (whole or high >= 1):
         raise ConfigError(
-            f"{told}: one_minus needs fractions below 1; tag(log,one_minus,interval(0.9,0.999))"
+            f"{text}: one_minus needs fractions below 1: tag(log,one_minus,interval(0.9,0.999))"
         )
     if "log" in tags and "one_minus" not in tags and low <= 0:
-        raise ConfigError(f"{told}: log needs both ends > 0; use tag(log,interval(1e-6,...))")
+        raise ConfigError(f"{text}: log needs both ends > 0; use tag(log,interval(1e-6,...))")
     return Interval(name, low, high, bool(tags), "one_minus" in tags, whole)
