@@ -63,7 +63,7 @@ def _doubled(part: Callable) -> Callable:
     """A copy in float64; a function, or a partial of one, with its tensors in float64."""
     if isinstance(part, nn.Module):
         return copy.deepcopy(part).double()
-    if isinstance(part, partial):
+    if isinstance(part, partial):  # of the door or the user; its fields are documented
         values = {k: v.double() if isinstance(v, Tensor) else v for k, v in part.keywords.items()}
         return partial(part.func, *part.args, **values)
     return part

@@ -166,6 +166,8 @@ def unwrapped(
 
 
 def _parts(function: Callable) -> tuple[Callable, tuple, dict[str, Any]]:
+    # func, args and keywords are documented: functools.partial is the value that the door makes of
+    # a node, and what regularisation.bound and constrain return
     if not isinstance(function, partial):
         return function, (), {}
     base, args, keywords = _parts(function.func)  # a partial may hold another
