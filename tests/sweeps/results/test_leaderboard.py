@@ -212,7 +212,7 @@ def test_jobs_that_began_and_have_no_result_are_under_way(tmp_path):
     for name in ("a", "b", "0007_of_somebody_else"):
         (tmp_path / name).mkdir()
     told = leaderboard.Watcher(tmp_path, 3, io.StringIO()).progress()
-    assert told.startswith("0 of 3 jobs ended, 2 under way, 0 failed")
+    assert told.startswith("0 of 3 jobs ended, 2 running, 0 failed")
 
 
 def test_a_table_on_a_terminal(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
-"""hydra/sweeper=grid and its sisters: which jobs there are is told by a sampler, what becomes of
-them by trainlab/sweeps/execute/drive.py. Hydra wants its plug-ins in this namespace."""
+"""hydra/sweeper=grid and the other samplers: a sampler chooses the jobs, which
+trainlab/sweeps/execute/drive.py runs. Hydra looks for plug-ins in this namespace."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -19,29 +19,29 @@ def optuna(
     directory: Path | None = None,
 ) -> Generator[list[Ask], list, None]:  # fmt: skip
     """Akiba et al. 2019: `sampler` is a class of optuna.samplers without that word, `tpe` is
-    TPESampler. `batch` settings are asked for at once; one that comes again is not run again.
+    TPESampler. `batch` settings are asked for at once; a repeated one is not run again.
 
     `optuna.journal` in `directory` keeps all trials, and a search that was cut off asks for them
-    first. Who failed is told as pruned, which TPE counts among the bad. Each trial has a sampler
+    first. A failed trial is reported as pruned, which TPE counts among the bad ones. Each trial has a sampler
     seeded by `seed` and its number, so what follows does not depend on when it was cut off.
     Raises ConfigError where Optuna or what the sampler needs is not installed.
     """
     make = maker(sampler)
     study, kept = opened(directory)
-    told: dict[tuple[str, ...], float | None] = {}
+    scored: dict[tuple[str, ...], float | None] = {}
     number = 0
-    while len(told) < min(trials, space.size):
+    while len(scored) < min(trials, space.size):
         new: dict[tuple[str, ...], list[int]] = {}
         values = {}
         missed = 0
-        while len(new) < min(batch, trials - len(told)) and missed < MISSES:
+        while len(new) < min(batch, trials - len(scored)) and missed < MISSES:
             params = kept[number] if number < len(kept) else ask(study, space, make, seed, number)
             own = space.at([params[axis.name] for axis in space.axes])
             texts = tuple(own.values())
-            if texts in told:
-                tell(study, number, told[texts])
-            missed += texts in told or texts in new
-            if texts not in told:
+            if texts in scored:
+                tell(study, number, scored[texts])
+            missed += texts in scored or texts in new
+            if texts not in scored:
                 new.setdefault(texts, []).append(number)
                 values[texts] = own
             number += 1
@@ -49,9 +49,9 @@ def optuna(
             return
         scores = yield [Ask(values[texts]) for texts in new]
         for (texts, numbers), score in zip(new.items(), scores, strict=True):
-            told[texts] = score
-            for each in numbers:
-                tell(study, each, score)
+            scored[texts] = score
+            for trial in numbers:
+                tell(study, trial, score)
 
 
 def maker(word: str) -> type:
