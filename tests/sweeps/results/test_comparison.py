@@ -171,7 +171,7 @@ def test_settings_without_two_common_seeds_are_not_compared():
     found += [result(next(number), {"activation": "elu", "seed": s}, 1.0) for s in (1, 2)]
     assert pairs(settings(found)) == []
     lines = verdict.sentences(found, {})
-    assert lines[1].startswith("no two settings finished two seeds in common: ")
+    assert lines[1].startswith("no two settings finished two seeds in common (runs failed")
     assert not any("repeats=" in line for line in lines)  # they were typed
 
 

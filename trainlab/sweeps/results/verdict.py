@@ -82,7 +82,7 @@ def best(found: Sequence[Setting]) -> str:
 
 def differences(found: Sequence[Setting], nuisance: Sequence[str]) -> list[str]:
     """Which settings differ and which do not, or why the runs cannot tell."""
-    flattered = "the best of many looks better than it is: add repeats=5"
+    flattered = "the best of many scores too well by selection: add repeats=5"
     if len(found) == 1:
         own = len(found[0].picked) == 1 < len(found[0].options)
         keys = " ".join(nuisance)

@@ -22,9 +22,9 @@ def optuna(
     TPESampler. `batch` settings are asked for at once; a repeated one is not run again.
 
     `optuna.journal` in `directory` keeps all trials, and a search that was cut off asks for them
-    first. A failed trial is reported as pruned, which TPE counts among the bad ones. Each trial has a sampler
-    seeded by `seed` and its number, so what follows does not depend on when it was cut off.
-    Raises ConfigError where Optuna or what the sampler needs is not installed.
+    first. A failed trial is reported as pruned, which TPE counts among the bad ones. Each trial has
+    a sampler seeded by `seed` and its number, so what follows does not depend on when it was cut
+    off. Raises ConfigError where Optuna or what the sampler needs is not installed.
     """
     make = maker(sampler)
     study, kept = opened(directory)
