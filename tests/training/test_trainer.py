@@ -144,7 +144,7 @@ def test_only_what_is_written_down_is_changed_in_a_trainer():
     trainer = trainer_of()
     trainer.change(lrs=[0.5], clip=None)
     assert trainer.lrs == [0.5]
-    with pytest.raises(TypeError, match="model, step_count: not to be changed"):
+    with pytest.raises(TypeError, match="model, step_count: cannot be changed"):
         trainer.change(model=None, step_count=3)
 
 
