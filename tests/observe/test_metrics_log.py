@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from trainlab.errors import CheckpointError, MachineError
+from trainlab.observe import event_file
 from trainlab.observe import metrics_log as logs
 from trainlab.observe.charts import Charts
 from trainlab.observe.metrics_log import Log, rows
@@ -318,7 +319,7 @@ def test_checksums_equal_tensorboards():
 
     for size in (4, 8, 63, 64, 65, 128, 1000, 5000):
         data = os.urandom(size)
-        assert logs._checksum(data) == struct.pack("<I", masked_crc32c(data)), size
+        assert event_file._checksum(data) == struct.pack("<I", masked_crc32c(data)), size
 
 
 def test_tensorboard_is_imported_at_the_first_row_and_tensorflow_never(tmp_path):
@@ -340,7 +341,7 @@ assert not any(name.startswith("tensorboard.backend") for name in sys.modules)
 def test_histograms_packed_at_once_are_those_packed_number_by_number(n):
     from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
-    from trainlab.observe.metrics_log import _values
+    from trainlab.observe.event_file import _values
 
     counts, low, high = list(range(n)), -1.5, 2.25
     row = {"step": 1, "histogram": "weight/01", "low": low, "high": high, "counts": counts}

@@ -11,7 +11,7 @@ from typing import Any
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from trainlab.errors import as_typed
-from trainlab.observe.metrics_log import Events
+from trainlab.observe.event_file import Events
 from trainlab.storage import atomic
 
 CARD, END = "_hparams_/experiment", "_hparams_/session_end_info"

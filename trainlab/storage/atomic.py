@@ -6,10 +6,12 @@ flushed: whoever reads sees the old bytes or the new ones. Every system call goe
 module's names, so that a test can fail or cut each of them. Errors are never swallowed.
 """
 
+import contextlib
 import errno
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,12 @@ def unwritable(path: Path, error: OSError) -> MachineError:
     return MachineError(
         f"{path}: cannot write ({error.strerror}, {reason}); free the disk or choose hydra.run.dir="
     )
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a MachineError with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ledgers import result
 
-from trainlab.sweeps.results import importance, verdict
+from trainlab.sweeps.results import importance, sentences
 from trainlab.sweeps.results.comparison import holm, interval, paired, pairs, settings
 from trainlab.sweeps.results.edges import edges
 
@@ -159,7 +159,7 @@ def test_what_the_search_stopped_is_not_lost():
     found = made({"relu": [[1.0, 2]], "elu": [[math.nan] * 2], "tanh": [[math.nan] * 2]})
     for entry in found[2:5]:  # elu, and a seed of tanh
         entry |= {"state": "dropped", "monitor": {"name": "val/loss", "value": 3.0}}
-    lines = verdict.sentences(found, {})
+    lines = sentences.sentences(found, {})
     assert [line for line in lines if "did not finish" in line] == [
         "activation=tanh optim.lr=0: 1 run did not finish (counts as worst); 1 of 2 seeds is lost"
     ]
@@ -170,7 +170,7 @@ def test_settings_without_two_common_seeds_are_not_compared():
     found = [result(next(number), {"activation": "relu", "seed": s}, 1.0 + s) for s in (0, 1)]
     found += [result(next(number), {"activation": "elu", "seed": s}, 1.0) for s in (1, 2)]
     assert pairs(settings(found)) == []
-    lines = verdict.sentences(found, {})
+    lines = sentences.sentences(found, {})
     assert lines[1].startswith("no two settings finished two seeds in common (runs failed")
     assert not any("repeats=" in line for line in lines)  # they were typed
 
@@ -183,7 +183,7 @@ def test_of_accuracy_more_is_better():
 
 
 def told(tables, nuisance=("optim.lr",), **sweep):
-    return verdict.sentences(made(tables), {"nuisance": nuisance, "axes": {}, **sweep})
+    return sentences.sentences(made(tables), {"nuisance": nuisance, "axes": {}, **sweep})
 
 
 def test_sentences():
@@ -209,7 +209,7 @@ def test_one_seed_cannot_tell():
 def test_a_nuisance_chosen_on_the_only_seed_is_said_to_flatter():
     number = count()
     found = [result(next(number), {"optim.lr": lr}, lr) for lr in (0.1, 0.2)]
-    lines = verdict.sentences(found, {"nuisance": ["optim.lr"]})
+    lines = sentences.sentences(found, {"nuisance": ["optim.lr"]})
     assert lines[0].startswith("all at optim.lr=0.1 (0000_optim.lr=0.1): val ")
     assert lines[1].startswith("one seed (n = 1): the best optim.lr was chosen on the seed")
     lines = told({"relu": [[1.0, 2], [3, 4]]})
@@ -292,7 +292,7 @@ def searched(n=40):
 
 def test_importances_find_what_mattered():
     pytest.importorskip("optuna", reason="optuna is not installed")
-    (line,) = verdict.importance_lines(settings(searched()))
+    (line,) = sentences.importance_lines(settings(searched()))
     shares = importance.importances([(s.values, s.rank[1]) for s in settings(searched())])
     assert shares["optim.lr"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
@@ -306,8 +306,8 @@ def test_importances_find_what_mattered():
 
 
 def test_without_optuna_one_quiet_line(monkeypatch):
-    monkeypatch.setattr(verdict, "installed", lambda: False)
-    assert verdict.importance_lines(settings(searched())) == [
+    monkeypatch.setattr(sentences, "installed", lambda: False)
+    assert sentences.importance_lines(settings(searched())) == [
         "importances need optuna: pip install 'trainlab[search]'"
     ]
-    assert verdict.importance_lines(settings(searched(7))) == []
+    assert sentences.importance_lines(settings(searched(7))) == []

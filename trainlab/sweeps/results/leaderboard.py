@@ -228,7 +228,7 @@ def close(directory: Path, quiet: bool) -> None:
     """At the end of a sweep, complete or not: write leaderboard.csv, TensorBoard's HParams and the
     mean curves of every setting with several seeds; print the table and the conclusions."""
     from trainlab.observe import hparams
-    from trainlab.sweeps.results import spread, verdict
+    from trainlab.sweeps.results import seed_curves, sentences
 
     results = [with_verdicts(directory, result) for result in ledger.results(directory)]
     sweep = ledger.read_manifest(directory)
@@ -244,7 +244,9 @@ def close(directory: Path, quiet: bool) -> None:
     for number, setting in enumerate(several):
         folders = [directory / run["folder"] for run in setting.runs.values()]
         shown = facts(next(iter(setting.runs.values())))
-        spread.curves(folders, directory / f"mean-{number}", list(shown), verdict.name(setting))
+        seed_curves.curves(
+            folders, directory / f"mean-{number}", list(shown), sentences.name(setting)
+        )
     if quiet:
         return
     from rich.markup import escape
@@ -252,17 +254,17 @@ def close(directory: Path, quiet: bool) -> None:
     from trainlab.observe.console import Show, table_of
 
     print_ = partial(Show().console.print, markup=False, soft_wrap=True)
-    lines = verdict.table(compared)
+    lines = sentences.table(compared)
     if nuisance or not lines:
         print_(table(results))
     if lines:
-        columns = len(verdict.HEAD) - (not nuisance)  # the last is what was chosen
-        head = table_of(*verdict.HEAD[:columns])
+        columns = len(sentences.HEAD) - (not nuisance)  # the last is what was chosen
+        head = table_of(*sentences.HEAD[:columns])
         head.caption, head.caption_justify = f"{sweep.get('monitor')} on validation", "left"
         for line in lines[:TOP]:
             head.add_row(*map(escape, line[:columns]))
         print_(head)
     curves = any(directory.glob("*/events.out.tfevents.*"))
     last = [f"curves  tensorboard --logdir {directory}"] if curves else []
-    for line in (*verdict.sentences(results, sweep), *last):
+    for line in (*sentences.sentences(results, sweep), *last):
         print_(line)

@@ -17,7 +17,7 @@ from trainlab.sweeps.results.comparison import (
 )
 from trainlab.sweeps.results.edges import edges
 from trainlab.sweeps.results.importance import ENOUGH, importances, installed
-from trainlab.sweeps.results.spread import plus_minus
+from trainlab.sweeps.results.seed_curves import plus_minus
 
 SHOWN = 6  # settings: up to so many every pair is listed, above only the best against the others
 HEAD = "setting", "n", "mean", "std", "95 % interval", "chosen"
