@@ -78,9 +78,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         if command is not None:
             return command(argv[1:])
     if {"--help", "-h"} & set(argv):
-        from trainlab.config import hints
+        from trainlab.config import did_you_mean
 
-        print(hints.help_text(cli.commands().values()))
+        print(did_you_mean.help_text(cli.commands().values()))
         return 0
     if "--version" in argv:
         from importlib.metadata import version
@@ -241,9 +241,9 @@ def report(error: BaseException, directory: Path | None = None) -> int:
             place = f"traceback in {directory}/error.txt"
     if "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "TRAINLAB_DEBUG")):
         print(text, file=sys.stderr, end="")
-    from trainlab.config import hints  # imported only after an error
+    from trainlab.config import did_you_mean  # imported only after an error
 
-    mine = hints.as_trainlab_error(error, place)
+    mine = did_you_mean.as_trainlab_error(error, place)
     print(errors.one_line(mine), file=sys.stderr)
     return mine.exit_code
 

@@ -206,9 +206,9 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
 
 
 def _hints() -> Any:
-    from trainlab.config import hints  # only a run that goes wrong reads how
+    from trainlab.config import did_you_mean  # only a run that goes wrong reads how
 
-    return hints
+    return did_you_mean
 
 
 def _chosen_words(values: Lists, options: Lists) -> Lists:

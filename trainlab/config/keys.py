@@ -273,9 +273,9 @@ def check(name: str, value: Any, usual: Any = None) -> None:
 
 
 def _suggest() -> Any:
-    from trainlab.config import suggest  # only a run that goes wrong reads how
+    from trainlab.config import allowed_values  # only a run that goes wrong reads how
 
-    return suggest
+    return allowed_values
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from trainlab.config import hints, words
+from trainlab.config import did_you_mean, words
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 
@@ -179,7 +179,7 @@ def mismatched(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
     """
     known = words.groups()["preprocess"]
     if word not in known:
-        raise hints.unknown_word("preprocess.test", word, known, None)
+        raise did_you_mean.unknown_word("preprocess.test", word, known, None)
     node = OmegaConf.load(words.conf() / "preprocess" / f"{word}.yaml")
     fitted = door(OmegaConf.create({"preprocess": node})["preprocess"])
     fitted = fitted(splits.train.x, splits.max_value)

@@ -25,9 +25,9 @@ def expanded(args: Sequence[str], multirun: bool, own: Path | None) -> list[str]
         raise ConfigError(f"search is given twice ({' and '.join(typed)}); keep one")
     word, known = typed[0].partition("=")[2], words.groups(own).get("search", [])
     if word not in known:
-        from trainlab.config import hints
+        from trainlab.config import did_you_mean
 
-        raise hints.unknown_word("search", word, known)
+        raise did_you_mean.unknown_word("search", word, known)
     if not multirun:
         raise ConfigError(f"search = {word}: many runs; add -m hydra/sweeper=random")
     roots = [own, words.conf()] if own else [words.conf()]
