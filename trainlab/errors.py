@@ -1,4 +1,4 @@
-"""The error tree, the exit codes, the one-line form.
+"""The error tree, its exit codes, and the one-line form of an error.
 
 Exit codes: 0 success or paused, 2 configuration, 3 data, 4 checkpoint or resume, 5 run directory
 busy, 6 machine (disk, permission, device, memory), 7 non-finite loss, 75 stopped by the scheduler,
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class TrainlabError(Exception):
-    """Something the user can mend. The message says `key = value: what is allowed; what to
+    """An error that the user can fix. Its message reads `key = value: what is allowed; what to
     type`."""
 
     kind = "internal"
@@ -47,14 +47,15 @@ class NonFiniteError(TrainlabError):
 
 
 class Paused(TrainlabError):
-    """The run is at its `pause_at`; the checkpoint is written and the message says how to go on."""
+    """The run reached its `pause_at`; its checkpoint is saved and the message says how to
+    resume."""
 
     kind, exit_code = "paused", 0
 
 
 class Stopped(TrainlabError):
-    """A signal asked the run to stop; the checkpoint is written and the message says how to go
-    on."""
+    """A signal asked the run to stop; its checkpoint is saved and the message says how to
+    resume."""
 
     kind = "stopped"
 
@@ -71,7 +72,7 @@ def resumable(error: Stopped | Paused, directory: Any) -> Stopped | Paused:
 
 
 def lower_lr(lr: float) -> str:
-    """What to type where this lr made the loss go up without end."""
+    """The override to try where the loss diverged at this lr."""
     return f"optim.lr={min(lr / 10, 0.1):.2g}"
 
 
@@ -84,7 +85,7 @@ def one_line(error: TrainlabError) -> str:
 
 
 def as_typed(value: Any) -> str:
-    """As it is typed: true, null, [16,16]."""
+    """A value as it is typed on the command line: true, null, [16,16]."""
     if isinstance(value, list):
         return "[" + ",".join(map(as_typed, value)) + "]"
     if value is None or isinstance(value, bool):

@@ -234,7 +234,7 @@ def test_a_pause_and_going_on_leave_every_bit_of_a_run_never_paused(tmp_path, ca
         run = tmp_path / name
         assert main([*PAUSED, f"pause_at={share}", f"hydra.run.dir={run}"]) == 0
         if name == "half":
-            line = "trainlab: paused at step 43, checkpoint saved; go on with: python -m trainlab"
+            line = "trainlab: paused at step 43, checkpoint saved; resume with: python -m trainlab"
             assert capsys.readouterr().err == f"{line} resume='{run}' pause_at=null\n"
             status = json.loads((run / "status.json").read_text())
             assert (status["state"], status["step"]) == ("paused", 43)

@@ -98,7 +98,8 @@ def _is_flag(parser: argparse.ArgumentParser, word: str) -> bool:
 
 @contextmanager
 def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
-    """Hydra with our words, the spine and the user's own; what was there before comes back."""
+    """Hydra set up with the words of conf/, trainlab's own keys and the user's folder; Hydra's
+    global state is restored at the end."""
     store, own = ConfigStore.instance(), Path(config_dir) if config_dir else None
     store.store("own_keys", keys.defaults())
     for name, checks in words.check_lists(own).items():

@@ -1,1 +1,2 @@
-"""What can be typed: own keys, the words of conf/, and the door from a node to an object."""
+"""What can be typed: the keys of trainlab itself, the words of conf/, and the one function that
+turns a config node into an object."""

@@ -1,4 +1,4 @@
-"""What to type instead of a value that is not allowed. Only imported where one is."""
+"""Suggestions for a value that is not allowed. Imported only when there is one."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from trainlab.errors import ConfigError, as_typed
 def not_allowed(
     part: str, value: Any, allowed: str, name: str, rule: Any, usual: Any
 ) -> ConfigError:
-    """The one line for a value that is not allowed."""
+    """The error for a value that is not allowed, with the value to type instead."""
     fix = (rule and nearest(name, rule, value)) or typical_value(name, usual)
     return ConfigError(f"{part} = {as_typed(value)}: must be {allowed}; {fix}")
 
@@ -20,7 +20,7 @@ def typical_value(name: str, usual: Any) -> str:
 
 
 def nearest(name: str, rule: Any, value: Any) -> str:
-    """What was probably meant: 1e3: 1000, 50%: 0.5, 1e: 1e-3, gpu: cuda, 16: [16]."""
+    """The value that was probably meant: 1e3: 1000, 50%: 0.5, 1e: 1e-3, gpu: cuda, 16: [16]."""
     words = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda"}
     text = str(value).strip()
     meant = words.get(text)
@@ -36,7 +36,9 @@ def nearest(name: str, rule: Any, value: Any) -> str:
             return ""
         if rule.kind is int and meant.is_integer():
             meant = int(meant)
-    elif rule.form and re.fullmatch(r"\d+\.0*", text):  # a whole number, where text is allowed too
+    elif rule.form and re.fullmatch(
+        r"\d+\.0*", text
+    ):  # 8.0 where a whole number or text is allowed
         meant = int(float(text))
     elif near := difflib.get_close_matches(text, rule.choices, 1, 0.5):
         meant = near[0]

@@ -1,8 +1,8 @@
-"""The one door from a config node to an object.
+"""The one place where a config node becomes an object.
 
-A `_target_` may name a class or function of the allowed packages. The text of the path is not
-enough (`torch.nn.functional.torch.os.system` starts well), so every step of it is looked at: a
-module on the way must be allowed itself, and so must the home of what is found.
+A `_target_` may name a class or function of the allowed packages. Checking the text of the path is
+not enough (`torch.nn.functional.torch.os.system` starts with an allowed one), so every step is
+checked: each module on the path must be allowed, and so must the module that defines the target.
 """
 
 import difflib
@@ -22,15 +22,16 @@ ALLOWED = ("torch.nn", "torch.optim", "torchvision.models", *OURS)
 # where the C functions live that torch.nn.functional shows: gelu, conv2d, ... Their __module__ and
 # __qualname__ name no public place
 C_HOMES = ("torch._C._nn", "torch._VariableFunctionsClass")
-PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no step starts with an underscore
+PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")  # no part starts with an underscore
 
 
 class Door:
-    """`door(node)` gives the object a config node names; `trust` admits the user's own packages.
+    """`door(node)` builds the object that a config node names; `trust` allows the user's own
+    packages.
 
     A node is a mapping with `_target_`, `_args_` (a list), `_partial_` (true gives a partial) and
-    keywords, nested as deep as one likes. The whole node is checked before anything is imported.
-    Raises ConfigError for a node that is not admitted, not found, or not accepted by its target.
+    keywords, nested to any depth. The whole node is checked before anything is imported. Raises
+    ConfigError for a target that is not allowed or not found, and for keywords it does not take.
     """
 
     def __init__(self, trust: Iterable[str] = ()):
@@ -46,15 +47,15 @@ class Door:
                 where = node._get_full_key(None) or where
                 node = OmegaConf.to_container(node, resolve=True)
         if not isinstance(node, dict) or "_target_" not in node:
-            raise ConfigError(f"{where}: has no _target_; name the class or function it stands for")
+            raise ConfigError(f"{where}: has no _target_; add one that names a class or function")
         self.inspect(node, where)
         return self._build(node, where, known)
 
     def inspect(self, node: Any, where: str) -> None:
         """Check the text of every `_target_` at any depth. Imports nothing."""
         if isinstance(node, list):
-            for position, each in enumerate(node):
-                self.inspect(each, f"{where}[{position}]")
+            for position, item in enumerate(node):
+                self.inspect(item, f"{where}[{position}]")
         elif isinstance(node, Mapping):
             own = ("_target_", "_args_", "_partial_") if "_target_" in node else ()
             for name, value in node.items():
@@ -76,12 +77,12 @@ class Door:
     def _refused(self, where: str, path: Any) -> ConfigError:
         return ConfigError(
             f"{where} = {path}: must be a class or function of {', '.join(self.allowed)}; "
-            "admit a package of your own with trust=[package] on the command line"
+            "allow a package of your own with trust=[package] on the command line"
         )
 
     def _build(self, node: Any, where: str, known: Mapping[str, Any]) -> Any:
         if isinstance(node, list):
-            return [self._build(each, f"{where}[{i}]", {}) for i, each in enumerate(node)]
+            return [self._build(item, f"{where}[{i}]", {}) for i, item in enumerate(node)]
         if not isinstance(node, dict):
             return node
         inner = {k: self._build(v, f"{where}.{k}", {}) for k, v in node.items() if k != "_target_"}
@@ -97,7 +98,7 @@ class Door:
         return made if partial else made()
 
     def _find(self, path: str, where: str) -> Any:
-        """Walk the path: import the allowed package it starts with, then step by step."""
+        """Import the allowed package the path starts with, then follow the path part by part."""
         package = max((p for p in self.allowed if f"{path}.".startswith(f"{p}.")), key=len)
         try:
             found = importlib.import_module(package)
@@ -115,7 +116,7 @@ class Door:
         return found
 
     def _admitted(self, found: Any) -> bool:
-        """A module, class or function whose own home is allowed; nothing else."""
+        """Whether it is a module, class or function that an allowed package defines."""
         if isinstance(found, ModuleType):
             return self._in(found.__name__)
         if isinstance(found, BuiltinFunctionType):
@@ -124,7 +125,7 @@ class Door:
 
 
 class _Class(functools.partial):
-    """A partial of a class that turns the class's own refusal of a value into one line."""
+    """A partial of a class that turns a TypeError or ValueError of the class into a ConfigError."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -136,7 +137,7 @@ class _Class(functools.partial):
 
 
 def _fits(target: Any, args: list, keywords: Mapping[str, Any], where: str, partial: bool) -> None:
-    """Raises ConfigError for a keyword that the target does not take, or one that it needs."""
+    """Raise ConfigError for a keyword that the target does not take, and for one it lacks."""
     try:
         signature = inspect.signature(target)
     except ValueError:  # C functions have none

@@ -1,4 +1,5 @@
-"""What to say to a slip, and to --help. Only imported by a run that goes wrong or asks."""
+"""Error hints for mistyped settings, and the text of --help. Imported only when one of them is
+needed."""
 
 import difflib
 import errno
@@ -10,7 +11,7 @@ from typing import Any
 from trainlab.config import keys, words
 from trainlab.errors import ConfigError, MachineError, TrainlabError
 
-# spelling alone does not find these; keys without "_"
+# names that spelling alone does not match; "_" is removed from both
 SYNONYMS = {
     "learningrate": "optim.lr", "lr": "optim.lr", "wd": "optim.weight_decay",
     "decay": "optim.weight_decay", "beta": "optim.betas", "momentum": "optim.momentum",
@@ -30,16 +31,16 @@ SYNONYMS = {
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 EXAMPLES = """\
-  python -m trainlab                                          train with the defaults, in seconds
+  python -m trainlab                                          train with the defaults, takes seconds
   python -m trainlab activation=elu optim=adam optim.lr=0.003
   python -m trainlab -m activation=sigmoid,tanh,relu seed=0,1   six runs
-  python -m trainlab experiment=mnist data.root=DIR           a whole recipe
-  python -m trainlab resume=auto                              go on where a run was stopped
+  python -m trainlab experiment=mnist data.root=DIR           a complete recipe
+  python -m trainlab resume=auto                              resume the newest unfinished run
   python -m trainlab --cfg job optim=adam                     show every value, train nothing"""
 
 
 def closest(word: str, options: Iterable[str]) -> str | None:
-    """What was probably meant: by the table of synonyms, else by spelling."""
+    """The option that was probably meant: a synonym, else the closest spelling."""
     options, last = list(options), word.rsplit(".", 1)[-1]  # penalty.l1, l2: of another section
     meant = [SYNONYMS.get(_bare(word)), SYNONYMS.get(_bare(last))]
     meant += [option for option in options if _bare(option) == _bare(word)]
@@ -55,7 +56,8 @@ def _bare(word: str) -> str:
 
 
 def example(key: str, value: Any) -> str:
-    """`optim.lr=0.1`, with the value made to fit: model.widths=[32]; or what would fit."""
+    """`optim.lr=0.1`, a single value as a list where the key takes one (model.widths=[32]); where
+    the value is not allowed, the key and what is."""
     rule = keys.declared(key)
     try:
         value = [value] if rule and rule.each and not isinstance(value, list) else value
@@ -66,7 +68,7 @@ def example(key: str, value: Any) -> str:
 
 
 def unknown_word(group: str, word: Any, options: Iterable[str], default: Any = "") -> ConfigError:
-    """That a group has no such word."""
+    """The error for a word that a group does not have."""
     hint = (
         "see --help" if default == "" else f"leave it out: the default is {keys.as_typed(default)}"
     )
@@ -78,7 +80,8 @@ def unknown_word(group: str, word: Any, options: Iterable[str], default: Any = "
 def unknown_key(
     key: str, value: Any, leaves: Iterable[str], word: Any = None, more: Path | None = None
 ) -> ConfigError:
-    """What is wrong with a key that does not exist: `leaves` do, `word` is chosen in its group."""
+    """The error for a key that does not exist: `leaves` are the keys that do, `word` is the one
+    chosen in its group."""
     group, _, rest = key.partition(".")
     section = key.rpartition(".")[0]
     known = words.groups(more)
@@ -90,12 +93,12 @@ def unknown_key(
     if group in words.PARTS:
         says = f"no setting: {words.PARTS[group]}"
     elif inside:
-        says = f"has keys of its own; set {' or '.join(inside)}"
+        says = f"is a section; set {' or '.join(inside)}"
     elif word and owners:
-        says = f"{group}={word} has no {rest} ({', '.join(owners)}: yes); "
+        says = f"{group}={word} has no {rest} ({', '.join(owners)} have it); "
         says += f"use {group}={owners[0]}, or drop it"
     elif section in leaves:
-        says = f"{section} is one value, without keys"
+        says = f"{section} is a single value, not a section"
     elif near := closest(key, names):
         says = f"no such key; did you mean {example(near, value)}?"
     else:
@@ -104,7 +107,7 @@ def unknown_key(
 
 
 def malformed(arg: str, known: Iterable[str]) -> ConfigError:
-    """What is wrong with an argument that is no KEY=VALUE."""
+    """The error for an argument that is not KEY=VALUE."""
     key, _, text = arg.partition("=")
     bare = key.lstrip("+~")
     if key.startswith("~"):
@@ -123,23 +126,28 @@ def malformed(arg: str, known: Iterable[str]) -> ConfigError:
 
 
 def several_values_hint(key: str, text: str) -> str:
-    """What was meant by several values without -m."""
+    """The hint for several values without -m."""
     rule = keys.declared(key)
     if rule and rule.each:
         return f"a list is {key}=[{text}]; several runs need -m"
     if re.fullmatch(r"\d+,\d+", text) and rule and rule.kind is float:
         return f'the decimal point is "."; use {key}={text.replace(",", ".")} (several runs: -m)'
-    return "one value, or -m for several runs"
+    return "give one value, or add -m for several runs"
 
 
 def help_text(commands: Iterable[tuple[str, str]]) -> str:
     """The page of --help: lines worth copying, the commands (how each is typed, what it does), the
     words, the keys."""
-    lines = ["trainlab: train a network and see inside. Settings are key=value.", "", EXAMPLES, ""]
+    lines = [
+        "trainlab: train a network and see what happens inside it. Settings are key=value.",
+        "",
+        EXAMPLES,
+        "",
+    ]
     lines += ["Commands (`python -m trainlab` and `trainlab` are the same; each has its --help):"]
     lines += [f"  {typed:<30} {does}" for typed, does in commands]
     lines += [""]
-    lines += ["Words (group=word, the default in brackets; each is a file conf/GROUP/WORD.yaml):"]
+    lines += ["Words (group=word; defaults in brackets; each word is a file conf/GROUP/WORD.yaml):"]
     for group, options in words.groups().items():
         on = words.as_list(words.default_words().get(group))
         texts = [f"[{word}]" if word in on else word for word in options]
@@ -147,22 +155,22 @@ def help_text(commands: Iterable[tuple[str, str]]) -> str:
     checks = [f"[{w}]" if part.get("quick") else w for w, part in words.parts("check").items()]
     lines += ["", "Checks of preflight=full, in brackets those of preflight=quick:"]
     lines += [f"  {' '.join(checks)}"]
-    lines += ["", "Keys (key=value, the default after =; the keys of a word stand in its file):"]
+    lines += ["", "Keys (shown with their defaults; a word's own keys are listed in its file):"]
     for key, rule in keys.OWN_KEYS.items():
         setting = f"{key}={keys.as_typed(rule.default)}"
         unit = f" [{rule.unit}]" if rule.unit else ""
         lines.append(f"  {setting:<24} {rule.help}{unit}; {rule.allowed()}")
     lines += [
         "",
-        "Flags: -m (all combinations of a=1,2 b=x,y), --cfg job, --info,",
-        "--config-dir DIR (words of your own),",
+        "Flags: -m (run every combination of a=1,2 b=x,y), --cfg job, --info,",
+        "--config-dir DIR (a folder with your own words),",
         '--hydra-help, --version; tab completion: eval "$(trainlab -sc install=bash)"',
     ]
     return "\n".join(lines)
 
 
 def as_trainlab_error(error: BaseException, place: str) -> TrainlabError:
-    """The error of ours that says what happened; for a fault in the program, the place to look."""
+    """Any exception as a TrainlabError; that of a bug in trainlab says where its traceback is."""
     if isinstance(error, TrainlabError):
         return error
     if isinstance(error, OSError) and error.errno in NO_ROOM:

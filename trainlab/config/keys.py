@@ -1,8 +1,8 @@
-"""What trainlab itself owns of the config: type, unit, range and help beside each key.
+"""The config keys of trainlab itself: type, default, unit, range and help of each.
 
-This one declaration feeds the check of the command line, the error text, `--help` and the tests.
-The ranges of the common group keys (optim.lr, model.dropout, ...) stand here too; the type of any
-other group key is that of its literal in the YAML.
+The check of the command line, the error messages, `--help` and the tests all read this declaration.
+The ranges of the common group keys (optim.lr, model.dropout, ...) are here too; any other group key
+has the type of its value in the YAML file.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainlab.errors import as_typed as as_typed  # where values are told
+from trainlab.errors import as_typed as as_typed  # callers of check() print values too
 
 DEVICE = {"form": r"auto|cpu|cuda(:\d+)?", "says": "auto, cpu, cuda or cuda:N"}
 CADENCE = {"form": r"[1-9]\d{0,11}(ep)?", "says": "steps (a whole number >= 1) or epochs (1ep)"}
@@ -31,7 +31,7 @@ SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What one key may hold. `each`: a list of such values; `null`: null is allowed too."""
+    """The values a key may have. `each`: a list of such values; `null`: null is allowed too."""
 
     kind: type
     default: Any = None
@@ -41,18 +41,18 @@ class Key:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    choices: tuple[str, ...] = ()  # of a number: words that are allowed beside it
-    form: str = ""  # a regular expression, with `says` in its place in messages
+    choices: tuple[str, ...] = ()  # for a number: words that are allowed as well
+    form: str = ""  # a regular expression; messages show `says` instead
     says: str = ""
     each: bool = False
     null: bool = False
 
     def bounds(self) -> dict[str, float]:
-        """{"gt": 0}: those of ge, gt, le and lt that are set."""
+        """Those of ge, gt, le and lt that are set: {"gt": 0}."""
         return {name: getattr(self, name) for name in SIGNS if getattr(self, name) is not None}
 
     def allowed(self) -> str:
-        """`a finite number > 0`"""
+        """The allowed values in words: `a finite number > 0`."""
         text = self.says or NAMES[self.kind]
         if self.choices and self.kind is str:
             text = "one of " + ", ".join(self.choices)
@@ -65,7 +65,7 @@ class Key:
         return f"null or {text}" if self.null else text
 
     def accepts(self, value: Any) -> bool:
-        """Whether one value is allowed; the members of a list are asked one by one."""
+        """Whether one value is allowed; `check` passes the members of a list one by one."""
         if value is None or self.each:
             return value is None and self.null
         if type(value) is str and value in self.choices:
@@ -82,9 +82,9 @@ class Key:
 
 
 OWN_KEYS = {
-    "seed": Key(int, 0, "of weights, order and dropout", ge=0, le=SEEDS),
-    "device": Key(str, "auto", "GPU if there is one", **DEVICE),
-    "threads": Key(int, 1, "CPU threads; other counts, other bits", ge=1, le=1024),
+    "seed": Key(int, 0, "random seed of weights, data order and dropout", ge=0, le=SEEDS),
+    "device": Key(str, "auto", "auto: the GPU if there is one", **DEVICE),
+    "threads": Key(int, 1, "CPU threads; the count may change last bits", ge=1, le=1024),
     "epochs": Key(int, 30, "length of the training", "epochs", ge=1, le=1_000_000),
     "max_steps": Key(int, None, "ends it earlier", "steps", ge=1, null=True),
     "pause_at": Key(float, None, "pauses at this share of its steps", gt=0, lt=1, null=True),
@@ -95,9 +95,9 @@ OWN_KEYS = {
     "penalty.l2": Key(float, 0.0, "adds l2/2 * |weights|^2; equals SGD's weight_decay", ge=0),
     "clip.norm": Key(float, None, "largest joint L2 norm of the gradients", gt=0, null=True),
     "clip.value": Key(float, None, "largest element of a gradient", gt=0, null=True),
-    "clip.adaptive": Key(float, None, "largest gradient of a unit, in its norm", gt=0, null=True),
-    "constraint.max_norm": Key(float, None, "of a unit's incoming weights", gt=0, null=True),
-    "constraint.unit_norm": Key(bool, False, "a unit's incoming weights have norm 1"),
+    "clip.adaptive": Key(float, None, "largest |gradient| / |weights| of a unit", gt=0, null=True),
+    "constraint.max_norm": Key(float, None, "largest norm of a unit's weights", gt=0, null=True),
+    "constraint.unit_norm": Key(bool, False, "scale each unit's incoming weights to norm 1"),
     "groups.lr": Key(str, [], "factors on lr by parameter name, [head*:10]", each=True, **FACTOR),
     "groups.decay": Key(str, [], "factors on weight_decay, [*bias:1]", each=True, **FACTOR),
     "groups.freeze": Key(str, [], "parameters that stay as they are, [0.*]", each=True),
@@ -127,27 +127,27 @@ OWN_KEYS = {
     "data.fold": Key(int, None, "validate on this of data.folds parts", ge=0, null=True),
     "data.folds": Key(int, 5, "of cross-validation", ge=2),
     "preprocess.test": Key(str, None, "another word for validation and test", null=True),
-    "repeats": Key(int, 1, "of every setting, with seeds from `seed` on", "runs", ge=1, le=1000),
-    "sweep.trials": Key(int, 16, "settings that a search tries", ge=1, le=1_000_000),
-    "sweep.seed": Key(int, 0, "of what a search draws", ge=0, le=SEEDS),
-    "sweep.points": Key(int, None, "values an interval has in a grid", ge=1, null=True),
-    "sweep.batch": Key(int, 8, "settings asked for before it learns from them", ge=1),
-    "sweep.sampler": Key(str, "tpe", "of hydra/sweeper=optuna", form=r"[a-z]\w*", says="a name"),
-    "sweep.stages": Key(int, 2, "of hydra/sweeper=coarse_to_fine", ge=1, le=10),
-    "sweep.top": Key(int, 3, "settings it searches round in the next stage", ge=1),
-    "sweep.eta": Key(int, 3, "one of so many goes on, hydra/sweeper=halving", ge=2),
-    "sweep.nuisance": Key(str, [], "keys to choose anew for each setting compared", each=True),
-    "sweep.retry": Key(bool, False, "runs what failed or diverged again"),
-    "sweep.timeout": Key(float, None, "of a process without a row", "seconds", gt=0, null=True),
-    "sweep.workers": Key(int, None, "processes at a time", ge=1, le=1024, null=True),
-    "stack.size": Key(int, None, "runs of a sweep that train as one", "runs", ge=1, null=True),
-    "preflight.on_fail": Key(str, "warn", "what a failed check does", choices=("warn", "stop")),
+    "repeats": Key(int, 1, "runs of each setting; seeds from `seed` up", "runs", ge=1, le=1000),
+    "sweep.trials": Key(int, 16, "number of settings a search tries", ge=1, le=1_000_000),
+    "sweep.seed": Key(int, 0, "random seed of the search", ge=0, le=SEEDS),
+    "sweep.points": Key(int, None, "grid points per interval", ge=1, null=True),
+    "sweep.batch": Key(int, 8, "settings run before the sampler learns from them", ge=1),
+    "sweep.sampler": Key(str, "tpe", "for hydra/sweeper=optuna", form=r"[a-z]\w*", says="a name"),
+    "sweep.stages": Key(int, 2, "stages of hydra/sweeper=coarse_to_fine", ge=1, le=10),
+    "sweep.top": Key(int, 3, "best settings the next stage searches around", ge=1),
+    "sweep.eta": Key(int, 3, "hydra/sweeper=halving keeps 1 in so many", ge=2),
+    "sweep.nuisance": Key(str, [], "keys tuned separately for each setting", each=True),
+    "sweep.retry": Key(bool, False, "re-run jobs that failed or diverged"),
+    "sweep.timeout": Key(float, None, "kill a job that is silent for", "seconds", gt=0, null=True),
+    "sweep.workers": Key(int, None, "parallel processes", ge=1, le=1024, null=True),
+    "stack.size": Key(int, None, "runs trained together as one stack", "runs", ge=1, null=True),
+    "preflight.on_fail": Key(str, "warn", "action on a failed check", choices=("warn", "stop")),
     "quiet": Key(bool, False, "print nothing"),
-    "resume": Key(str, None, "auto, or the folder of a run to go on with", null=True),
+    "resume": Key(str, None, "auto, or the folder of a run to resume", null=True),
     "resume_allow": Key(str, [], "keys that may differ from the resumed run", each=True),
-    "trust": Key(str, [], "your packages a _target_ may name", form=PACKAGE, each=True),
+    "trust": Key(str, [], "your own packages that a _target_ may name", form=PACKAGE, each=True),
 }
-# type and range of the keys that stand in the files of words
+# type and range of keys in the words' files
 RANGES = {
     Key(bool): "init.zero_gamma data.download optim.nesterov optim.amsgrad",
     Key(float, gt=0): """activation.alpha activation.beta activation.max_val
@@ -205,7 +205,7 @@ RANGES = {
 }  # fmt: skip
 COMMON = {name: rule for rule, names in RANGES.items() for name in names.split()}
 KEYS = OWN_KEYS | COMMON
-# what may differ between a run and its resumption; of the data, its own digest is compared
+# keys that may differ between a run and its resumption; data are compared by their own digest
 MAY_DIFFER = (
     "device.", "threads.", "epochs.", "max_steps.", "log.every.", "probe.every.", "checkpoint.",
     "preflight.", "quiet.", "resume.", "resume_allow.", "trust.", "data.root.", "data.download.",
@@ -215,7 +215,7 @@ MAY_DIFFER = (
 
 
 def defaults() -> dict[str, Any]:
-    """The spine as plain dicts, for Hydra's ConfigStore."""
+    """trainlab's own keys with their defaults as nested dicts, for Hydra's ConfigStore."""
     config: dict[str, Any] = {}
     for name, rule in OWN_KEYS.items():
         section, _, last = name.rpartition(".")
@@ -224,14 +224,14 @@ def defaults() -> dict[str, Any]:
 
 
 def values(node: Any) -> Any:
-    """A node of the config as plain dicts and lists; a value as it is."""
+    """A config node as plain dicts and lists; any other value unchanged."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def split_own_keys(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
-    """A group's node without the keys in it that trainlab itself owns, and those."""
+    """A group's node without trainlab's own keys, and those keys: (node, {key: value})."""
     from omegaconf import OmegaConf
 
     node = values(cfg[group])
@@ -240,7 +240,8 @@ def split_own_keys(cfg: Any, group: str) -> tuple[Any, dict[str, Any]]:
 
 
 def declared(name: str) -> Key | None:
-    """The declaration of a dotted key; None where the YAML's literal is all there is."""
+    """The declaration of a dotted key; None where only the value in the YAML file gives its
+    type."""
     last = name.rpartition(".")[2]
     if last in ("_target_", "_partial_"):
         return Key(bool) if last == "_partial_" else Key(str, says="a dotted path")
@@ -252,7 +253,7 @@ def declared(name: str) -> Key | None:
 def check(name: str, value: Any, usual: Any = None) -> None:
     """Raise ConfigError unless `value` is of the type and in the range of the key `name`.
 
-    usual: the value that the config has without it; gives the type where none is declared.
+    usual: its default, whose type counts where none is declared.
     """
     rule = declared(name)
     if rule is None:
@@ -280,20 +281,22 @@ def _suggest() -> Any:
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}. Lists and empty dicts are leaves."""
-    found = {}
+    leaves = {}
     for name, value in config.items():
-        inner = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return found
+        if isinstance(value, dict) and value:
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
 
 
 def may_differ(name: str) -> bool:
-    """Whether a resumed run may have another value of this key without being another run."""
+    """Whether a resumed run may have another value of this key."""
     return f"{name}.".startswith(MAY_DIFFER)
 
 
 def digest(config: dict[str, Any], without: Callable[[str], bool] = may_differ) -> str:
-    """SHA-256 of the resolved config without some keys; 1 and 1.0 are the same lr."""
+    """SHA-256 of the resolved config without some keys; lr 1 and 1.0 give the same digest."""
 
     def number(name: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -301,5 +304,5 @@ def digest(config: dict[str, Any], without: Callable[[str], bool] = may_differ) 
         rule = declared(name)
         return float(value) if rule and rule.kind is float and isinstance(value, int) else value
 
-    kept = {name: number(name, v) for name, v in flat(config).items() if not without(name)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    compared = {name: number(name, v) for name, v in flat(config).items() if not without(name)}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()

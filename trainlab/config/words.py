@@ -1,4 +1,4 @@
-"""The words in conf/: which there are, what was probably meant, how a recipe is shown."""
+"""The words in conf/: which exist, what their files say, and how a recipe is shown."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -29,14 +29,14 @@ def conf() -> Path:
 
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
-    """Group -> its words, with those of a folder of the user's own; without PARTS."""
+    """Group -> its words, including those of the user's own folder `more`; without PARTS."""
     roots = [conf(), more] if more else [conf()]
     paths = {(path.parent.name, path.stem) for root in roots for path in root.glob("*/*.yaml")}
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for group, word in sorted(paths):
         if group not in PARTS:
-            found.setdefault(group, []).append(word)
-    return found
+            names.setdefault(group, []).append(word)
+    return names
 
 
 def parts(group: str, more: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -94,7 +94,8 @@ def check_lists(more: Path | None = None) -> dict[str, dict[str, Any]]:
 
 @cache
 def default_words() -> dict[str, Any]:
-    """Group -> its default word (a list where several are on, None where none is), in order."""
+    """Group -> its default word (a list for groups that take several, None where there is none), in
+    the order of config.yaml."""
     import yaml
 
     entries = yaml.safe_load((conf() / "config.yaml").read_text())["defaults"]
@@ -104,7 +105,7 @@ def default_words() -> dict[str, Any]:
 
 @cache
 def file_values(group: str, word: str, more: Path | None = None) -> dict[str, Any]:
-    """Dotted key -> value as the word's own file has it, `optim.lr` -> 0.001."""
+    """Dotted key -> its value in the word's file, `optim.lr` -> 0.001."""
     from omegaconf import OmegaConf
 
     name = Path(group, f"{word}.yaml")
@@ -123,7 +124,7 @@ def file_values(group: str, word: str, more: Path | None = None) -> dict[str, An
 
 
 def source(group: str, word: str) -> str:
-    """The first comment of a word's file: its source."""
+    """The first comment in a word's file, which names its source."""
     for line in (conf() / group / f"{word}.yaml").read_text().splitlines():
         if line.startswith("# ") and not line.startswith("# @"):
             return line[2:]
@@ -131,12 +132,12 @@ def source(group: str, word: str) -> str:
 
 
 def as_list(word: Any) -> list[str]:
-    """The words of a group as a list, where one, several or none are on."""
+    """The words chosen in a group as a list: one, several or none."""
     return [word] if isinstance(word, str) else list(word or [])
 
 
 def recipe(cfg: Any, choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """What show.recipe prints: group -> word, and dotted key -> (value, its default).
+    """What Show.recipe prints: group -> word, and dotted key -> (value, its default).
 
     The default of a group's key is the literal in the word's file, that of a group its default
     word, that of every other key the own keys's. Shown is what decides the run: neither how it
@@ -161,7 +162,8 @@ def recipe(cfg: Any, choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
 
 
 def recipe_table(cfg: Any, choices: Mapping[str, Any]) -> str:
-    """The recipe as a markdown table, for TensorBoard's text page; what differs is bold."""
+    """The recipe as a markdown table for TensorBoard's text page; what differs from the default is
+    bold."""
     chosen, values = recipe(cfg, choices)
     rows: dict[str, list[str]] = {group: [] for group in (*chosen, "run")}
     for key, (now, usual) in values.items():
@@ -170,7 +172,9 @@ def recipe_table(cfg: Any, choices: Mapping[str, Any]) -> str:
         rows[head if head in chosen else "run"].append(f"**{text}**" if now != usual else text)
     lines = ["| recipe | word | settings |", "|---|---|---|"]
     for group, texts in rows.items():
-        word = texts.pop() if group in chosen else ""  # a group's word comes after its keys
+        word = (
+            texts.pop() if group in chosen else ""
+        )  # recipe() lists a group's word after its keys
         lines.append(f"| {group} | {word} | {' '.join(texts)} |")
     return "\n".join(lines)
 

@@ -99,7 +99,7 @@ class Reader:
             Images(self.rows.images),
             batch_sampler=[self.rows.index[index.cpu()].numpy() for index in indices],
             num_workers=self.rows.workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             pin_memory=self.rows.device.type == "cuda",
             generator=torch.Generator(),  # without one it draws from the global stream
         )
@@ -123,5 +123,5 @@ def _read(images: np.ndarray, index: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(images[index]))  # a copy: index is an array
 
 
-def _as_it_is(batch: Tensor) -> Tensor:
+def _unchanged(batch: Tensor) -> Tensor:
     return batch

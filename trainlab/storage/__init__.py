@@ -1,1 +1,1 @@
-"""Keeping: atomic writes, checkpoints, the folder of a run."""
+"""What a run leaves on disk: atomic writes, checkpoints, the folder of a run."""

@@ -1,9 +1,10 @@
-"""Writes that survive a kill or a power cut: the only writer of checkpoints, manifests, status and
-results.
+"""Atomic writes that survive a kill or a power cut. Checkpoints, manifests, status files and
+results are written here only.
 
-A file is written beside its place, flushed to the disk, renamed over it, and the folder is
-flushed: whoever reads sees the old bytes or the new ones. Every system call goes through this
-module's names, so that a test can fail or cut each of them. Errors are never swallowed.
+A temporary file is written in the same folder, flushed to disk and renamed over the target, then
+the folder is flushed: a reader sees either the old bytes or the new ones. Every system call goes
+through a name of this module, so that a test can make each of them fail. Errors are never
+swallowed.
 """
 
 import contextlib
@@ -21,18 +22,18 @@ fsync, replace, unlink = os.fsync, os.replace, os.unlink
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, whole or not at all. Raises MachineError (disk full, permission,
-    vanished folder)."""
-    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    """Replace the content of `path` by `data`, all or nothing. Raises MachineError (disk full,
+    permission denied, folder gone)."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         try:
-            with open(beside, "xb") as file:
+            with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 fsync(file.fileno())
-            replace(beside, path)
+            replace(temporary, path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:
@@ -40,12 +41,12 @@ def write(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write` of an indented JSON document; NaN is refused."""
+    """`write` an indented JSON document. Raises ValueError for NaN."""
     write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names, so that a rename or removal lasts."""
+    """Flush a folder's directory entry, so that a rename or removal survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fsync(descriptor)
@@ -54,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(paths: list[Path]) -> None:
-    """Remove files that nothing refers to any more."""
+    """Delete files; one that is gone already is no error."""
     for path in paths:
         try:
             unlink(path)
@@ -65,10 +66,11 @@ def remove(paths: list[Path]) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> MachineError:
-    """The one line for a write that failed."""
+    """The error for a failed write."""
     reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
     return MachineError(
-        f"{path}: cannot write ({error.strerror}, {reason}); free the disk or choose hydra.run.dir="
+        f"{path}: cannot write ({error.strerror}, {reason}); free disk space, or choose another "
+        "hydra.run.dir"
     )
 
 

@@ -2,8 +2,8 @@
 
 `ckpt-00000120.safetensors` holds the tensors of a step, `best-00000080.safetensors` the best
 weights so far, and `ckpt-00000120.json` is the commit point: it names both files with size and
-SHA-256, holds everything else a run needs, and ends in the SHA-256 of its own body. The two newest
-manifests are kept, with every file they name.
+SHA-256, holds everything else a run needs, and ends with the SHA-256 of its own body. The two
+newest manifests are kept, with every file they name.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ def save(
     best_step: int,
     facts: dict,
 ) -> None:
-    """Write the checkpoint of `step`, then let go of what the two newest do not need. Durable when
-    it returns."""
+    """Write the checkpoint of `step`, then delete files the two newest checkpoints do not use. The
+    checkpoint is on disk when this returns."""
     folder.mkdir(exist_ok=True)
     files = {
         f"ckpt-{step:08d}.safetensors": _write(folder / f"ckpt-{step:08d}.safetensors", tensors)
@@ -52,12 +52,13 @@ def save(
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of named tensors, bit for bit."""
+    """SHA-256 of the names and bytes of tensors."""
     return hashlib.sha256(encoded(tensors)).hexdigest()
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """The checked body of a manifest."""
+    """The body of a manifest, after its seal is checked. Raises CheckpointError where it is
+    damaged."""
     try:
         body, _, seal = path.read_bytes().rstrip(b"\n").rpartition(b"\n")
     except OSError as error:
@@ -76,14 +77,14 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Newest first."""
+    """The manifests in `folder`, newest first."""
     found = [path for path in folder.glob("ckpt-*.json") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)
 
 
 def encoded(tensors: dict[str, Tensor]) -> bytes:
     """Named tensors as a safetensors file."""
-    # clones: safetensors refuses tensors that share memory, as tied weights do
+    # clones, because safetensors refuses tensors that share memory, as tied weights do
     return safetensors.torch.save(
         {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     )
@@ -91,31 +92,31 @@ def encoded(tensors: dict[str, Tensor]) -> bytes:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     data = encoded(tensors)
-    if not (path.exists() and path.read_bytes() == data):  # best weights that did not change
+    if not (path.exists() and path.read_bytes() == data):  # the best weights are unchanged
         atomic.write(path, data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def remove_old(folder: Path) -> None:
-    """Remove what the newest KEPT manifests do not name."""
-    wanted: set[str] = set()
-    kept = 0
+    """Delete every file that the newest KEPT manifests do not name."""
+    in_use: set[str] = set()
+    n_kept = 0
     for path in manifests(folder):
         try:
             files = set(manifest(path)["files"])
         except CheckpointError:
-            continue  # damaged: it names nothing that could be used
-        if kept < KEPT:
-            wanted |= files | {path.name}
-            kept += 1
+            continue  # damaged, so none of its files can be used
+        if n_kept < KEPT:
+            in_use |= files | {path.name}
+            n_kept += 1
     # manifests first: a manifest must never outlive the files it names
-    doomed = [path for path in folder.iterdir() if path.name not in wanted]
-    atomic.remove(sorted(doomed, key=lambda path: path.suffix != ".json"))
+    unused = [path for path in folder.iterdir() if path.name not in in_use]
+    atomic.remove(sorted(unused, key=lambda path: path.suffix != ".json"))
 
 
 def state_of(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything of a Trainer that changes while it trains, as (tensors, JSON-ready numbers); its
-    best weights are `trainer.best`.
+    """Everything in a Trainer that training changes, as (tensors, JSON-ready numbers), except the
+    best weights, which are `trainer.best`.
 
     Raises NonFiniteError when a loss or weight is not finite, so that bad weights are never saved.
     """
@@ -156,22 +157,24 @@ def record_columns(trainer: Trainer) -> list[str]:
 
 
 def order(trainer: Trainer) -> list[str]:
-    """Names of the parameters as the optimizer counts them: groups may divide them otherwise."""
+    """Parameter names in the optimizer's order, which its groups may make differ from the
+    model's."""
     names = {id(p): name for name, p in trainer.model.named_parameters()}
     return [names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]]
 
 
 def extras(trainer: Trainer) -> dict[str, Any]:
-    """What has a state beside model and optimizer, where the recipe asks for it."""
+    """The optional parts with a state of their own: weight average and gradient scaler."""
     extras = {"average": trainer.average, "scaler": trainer.scaler}
     return {name: part for name, part in extras.items() if part is not None}
 
 
 def _encoded(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A JSON-ready stand-in; tensors, also those in lists (L-BFGS), go to `tensors`."""
+    """A JSON-ready placeholder for `value`; its tensors, also those in lists (L-BFGS), go to
+    `tensors`."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, list):
-        return [_encoded(f"{name}.{k}", each, tensors) for k, each in enumerate(value)]
+        return [_encoded(f"{name}.{k}", item, tensors) for k, item in enumerate(value)]
     return value

@@ -1,5 +1,5 @@
-"""Going on from a checkpoint: reading it, checking it, bringing a Trainer there.
-See checkpoint.py."""
+"""Resume from a checkpoint: read it, check it, and restore a Trainer from it. checkpoint.py writes
+it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ from trainlab.training.trainer import Progress, Trainer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back: step, tensors by name, best weights by name (may be empty), all other
-    facts."""
+    """A checkpoint read from disk: step, tensors by name, best weights by name (may be empty), and
+    all other facts."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -40,7 +40,7 @@ class Checkpoint:
 def find_checkpoint(
     directory: Path, facts: dict[str, Any], steps: int, allowed: Sequence[str]
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint to go on from, and notes to show. Changes nothing.
+    """The newest undamaged checkpoint to resume from, and notes to print. Changes nothing.
 
     Raises CheckpointError when none can be read, when the recipe or the data changed in a way
     that is not allowed, and when the run of so many `steps` is already past its end; ConfigError
@@ -70,7 +70,7 @@ def find_checkpoint(
     if 0 < run_folder.pause_step(share, steps) <= saved.step:
         raise ConfigError(
             f"pause_at = {share}: the checkpoint is at step {saved.step} of {steps} already; "
-            "pause_at=null goes on to the end"
+            "use pause_at=null to train to the end"
         )
     now = facts["environment"]
     for key, then in saved.facts["environment"].items():
@@ -79,15 +79,15 @@ def find_checkpoint(
                 f"warning: {key} is {now[key]}, the checkpoint has {then}: bits may differ"
             )
     for key in ("epochs", "max_steps"):
-        now, then = (told["config"][key] for told in (facts, saved.facts))
+        now, then = (run["config"][key] for run in (facts, saved.facts))
         if now != then:
             notes.append(f"{key} was {then}, now {now}: schedules follow the new length")
     return saved, [*notes, f"resumed {directory} at step {saved.step} of {steps}"]
 
 
 def resume(directory: Path, saved: Checkpoint, trainer: Trainer) -> None:
-    """Bring the Trainer and the random streams to where the checkpoint was made, and let go of what
-    a kill in the middle of a save left behind."""
+    """Restore the Trainer and the random streams to the checkpoint, and delete what a kill in the
+    middle of a save left behind."""
     remove_old(directory / "checkpoints")
     try:
         restore(trainer, saved.tensors, saved.best, saved.facts["trainer"])
@@ -104,7 +104,7 @@ def _missing_entry(directory: Path, saved: Checkpoint, name: object) -> Checkpoi
 
 
 def require_same_recipe(now: dict[str, Any], then: dict[str, Any], allowed: Sequence[str]) -> None:
-    """Refuse another recipe or other data than a checkpoint's facts tell of. CheckpointError."""
+    """Raise CheckpointError unless recipe and data are those the checkpoint was made with."""
     here, there = keys.flat(now["config"]), keys.flat(then["config"])
     for key in sorted(here.keys() | there.keys()):
         if here.get(key) != there.get(key) and not keys.may_differ(key) and key not in allowed:
@@ -114,13 +114,13 @@ def require_same_recipe(now: dict[str, Any], then: dict[str, Any], allowed: Sequ
             )
     if now["data"] != then["data"] and "data" not in allowed:
         raise CheckpointError(
-            "data: not the data the checkpoint was made with; start a new run, "
+            "data: these are not the data the checkpoint was made with; start a new run, "
             "or allow it with resume_allow=[data]"
         )
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and what was wrong with each newer one.
+    """The newest undamaged checkpoint, and what is wrong with each newer one.
 
     (None, []) where there is none at all; CheckpointError where none of them can be read.
     """
@@ -139,8 +139,8 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read(path: Path) -> Checkpoint:
-    """One checkpoint by its manifest. Raises CheckpointError when a byte of it is not what was
-    written."""
+    """Read one checkpoint by its manifest. Raises CheckpointError when any byte differs from what
+    was written."""
     facts = manifest(path)
     tensors: dict[str, dict[str, Tensor]] = {"ckpt": {}, "best": {}}
     for name, written in facts["files"].items():
@@ -169,14 +169,14 @@ def restore(
     if "best.value" in tensors:
         _same_shapes(own, best)
     trainer.model.load_state_dict(saved)
-    told = {
-        index: {name: _decoded(value, tensors) for name, value in own.items()}
-        for index, own in numbers["optimizer"].items()
+    states = {
+        name: {key: _decoded(value, tensors) for key, value in state.items()}
+        for name, state in numbers["optimizer"].items()
     }
     for name, part in extras(trainer).items():
-        part.load_state_dict(told.pop(name))
-    state = {order(trainer).index(name): own for name, own in told.items()}
-    # lr, betas and the rest are the recipe's, which is the same or was allowed to differ
+        part.load_state_dict(states.pop(name))
+    state = {order(trainer).index(name): values for name, values in states.items()}
+    # lr, betas and so on come from the recipe, which is the same or was allowed to differ
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     progress = Progress(
@@ -200,7 +200,7 @@ def restore(
 def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         return tensors[value["tensor"]]
-    return [_decoded(each, tensors) for each in value] if isinstance(value, list) else value
+    return [_decoded(item, tensors) for item in value] if isinstance(value, list) else value
 
 
 def _same_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:

@@ -1,5 +1,5 @@
-"""The folder of one run: made exclusively, held by one process, its status, and the signals that
-stop it."""
+"""The folder of one run: its creation, its lock, its status file, and the signals that stop the
+run."""
 
 import fcntl
 import itertools
@@ -26,8 +26,7 @@ EXIT_CODES = {
 
 
 def make(root: Path, name: str) -> Path:
-    """A new folder `root/name`, or `root/name-2`, ...: exclusive, so that two starts never share
-    one."""
+    """Create and return `root/name`, or `root/name-2`, ...: two runs never share a folder."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
@@ -37,13 +36,13 @@ def make(root: Path, name: str) -> Path:
                 return path
     except OSError as error:
         raise MachineError(
-            f"hydra.run.dir = {root / name}: cannot be made ({error.strerror}); choose another"
+            f"hydra.run.dir = {root / name}: cannot be created ({error.strerror}); choose another"
         ) from error
 
 
 class Status:
-    """Writes status.json: running, finished, paused, stopped, diverged or failed; the step; the
-    reason."""
+    """Writes status.json: the state (running, finished, paused, stopped, diverged or failed), the
+    step and the reason."""
 
     def __init__(self, directory: Path, digest: str):
         self.path, self.digest, self.step, self.begun = directory / "status.json", digest, 0, False
@@ -55,7 +54,7 @@ class Status:
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """What status.json of a run says; nothing where there is none."""
+    """The content of a run's status.json; {} where there is none."""
     with suppress(OSError, ValueError):
         return json.loads((directory / "status.json").read_text())
     return {}
@@ -73,7 +72,7 @@ def next_start(directory: Path) -> str:
 
 
 def record_failure(directory: Path, error: Exception) -> None:
-    """Leave a status where a run ended before it wrote one."""
+    """Write status.json for a run that ended before it wrote one itself."""
     if not read_status(directory):
         status = {"state": "failed", "step": 0, "reason": str(error)}
         (directory / "status.json").write_text(json.dumps(status))
@@ -83,10 +82,10 @@ def record_failure(directory: Path, error: Exception) -> None:
 def locked(
     directory: Path, digest: str, otherwise: str = "choose another hydra.run.dir"
 ) -> Iterator[Status]:
-    """Hold a run's folder by a lock that the kernel lets go when the process dies.
+    """Lock a run's folder; the kernel releases the lock when the process dies.
 
-    Raises BusyError when another process holds it, with what to do `otherwise`. A start that was
-    refused before it wrote its first status leaves the status of the run as it was.
+    Raises BusyError when another process holds it, with what to do `otherwise`. A run refused
+    before its first status is written leaves an existing status.json alone.
     """
     with open(directory / ".lock", "a+") as lock:
         try:
@@ -114,8 +113,8 @@ def locked(
 
 
 class Flag:
-    """The signal that asked the run to stop, if any. The handler only sets it; the loop reads it
-    after a step. `current` is what is set while one is."""
+    """The signal that asked the run to stop, if any. The handler only sets it; the training loop
+    reads it after each step. `current` is the flag while handlers are installed."""
 
     raised: signal.Signals | None = None
     current: "Flag | None" = None
@@ -123,9 +122,9 @@ class Flag:
 
 @contextmanager
 def signals() -> Iterator[Flag]:
-    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP into a flag; a second SIGINT leaves at
+    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP into a flag; a second SIGINT interrupts at
     once."""
-    if Flag.current is not None:  # one of many runs: all have one flag
+    if Flag.current is not None:  # one of many runs, which share one flag
         yield Flag.current
         return
     flag = Flag.current = Flag()
@@ -140,7 +139,7 @@ def signals() -> Iterator[Flag]:
     try:
         for number in EXIT_CODES:
             before[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread, as in some notebooks: Python allows no handlers there
+    except ValueError:  # Python allows handlers in the main thread only; some notebooks use another
         pass
     try:
         yield flag
@@ -151,12 +150,13 @@ def signals() -> Iterator[Flag]:
 
 
 def pause_step(share: float | None, steps: int) -> int:
-    """The step of `pause_at`; 0 is never. 0.07 of 100 is 7, though their product is above it."""
+    """The step at which `pause_at` pauses; 0 means never. 0.07 * 100 rounds to above 7 in floats,
+    so 1e-9 is subtracted."""
     return 0 if share is None else math.ceil(share * steps - 1e-9)
 
 
 def stop_error(number: signal.Signals | None, step: int) -> Stopped | Paused:
-    """What ends a run at a signal; without one, at a pause."""
+    """The error that ends a run at a signal; without one, at a pause."""
     saved = f"at step {step}, checkpoint saved"
     if number is None:
         return Paused(f"paused {saved}")

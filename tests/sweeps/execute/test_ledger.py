@@ -186,7 +186,7 @@ def test_what_a_search_lost_is_tried_again_too(here, capsys, monkeypatch):
             "init.fails=['1:exception']", "hydra/sweeper=halving", "sweep.trials=3",
             "evaluate.every=2", "quiet=true"]  # fmt: skip
     assert main(line) == 8
-    assert "go on with" not in capsys.readouterr().err
+    assert "resume with" not in capsys.readouterr().err
     monkeypatch.setitem(planted.KINDS, "exception", lambda model: None)
     assert main([*line, "sweep.retry=true"]) == 0
     found = ledger.results(only(here))
