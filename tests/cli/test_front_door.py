@@ -369,7 +369,7 @@ def test_a_signal_ends_the_whole_sweep(told, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         told("-m", "seed=0,1,2", "task.at=1", "task.fail=\"errors.Stopped('stopped', 143)\"")
     assert caught.value.code == 143
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "re-run the same command" in capsys.readouterr().err
     assert len(list((tmp_path / "runs").glob("*/*/status.json"))) == 2
 
 

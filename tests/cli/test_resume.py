@@ -265,8 +265,8 @@ def test_a_run_that_has_ended_does_not_pause(tmp_path):
     ("typed", "words"),
     [
         ("pause_at=1", "must be null or a finite number > 0 and < 1"),
-        ("pause_at=0.5 task=lr_range", "only task=train pauses"),
-        ("pause_at=0.5 task=check", "only task=train pauses"),
+        ("pause_at=0.5 task=lr_range", "only task=train can pause"),
+        ("pause_at=0.5 task=check", "only task=train can pause"),
     ],
 )
 def test_a_pause_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, typed, words):

@@ -90,7 +90,7 @@ def test_a_loss_that_only_rises_is_refused():
     rising = [(AXIS, 2.3 + np.exp(AXIS)) for _ in range(3)]
     assert "only rises" in judge(rising).refusal
     short = [(AXIS[:1], np.array([np.nan])), (AXIS[:3], np.array([2.0, 9.0, np.inf]))]
-    assert "diverges at once" in judge(short).refusal
+    assert "diverges immediately" in judge(short).refusal
 
 
 def test_a_loss_that_still_falls_is_refused():
@@ -134,14 +134,14 @@ def test_the_picture_shows_the_band():
     answer = judge(curves)
 
     def colours(answer: Answer) -> set:
-        image = Image.open(BytesIO(lr_range.drawn(curves, answer)))
+        image = Image.open(BytesIO(lr_range.draw_png(curves, answer)))
         assert image.size == (lr_range.WIDTH, lr_range.HEIGHT)
         return {colour for _, colour in image.getcolors(100_000)}
 
     green = (0xD7, 0xF0, 0xD7)
     assert green in colours(answer)
     assert green not in colours(Answer("flat"))
-    lr_range.drawn([(AXIS[:1], np.array([np.nan]))], Answer("diverges at once"))
+    lr_range.draw_png([(AXIS[:1], np.array([np.nan]))], Answer("diverges at once"))
 
 
 def test_a_sweep_trains_with_the_lr_it_tells():
@@ -215,7 +215,7 @@ def test_the_task_refuses_in_one_line_with_exit_code_0(tmp_path, capfd):
 def test_labels_without_meaning_are_told(tmp_path, capfd):
     """The loss falls to that of a guess, as the output shrinks, and no further."""
     _, text, _ = told(tmp_path, capfd, "data.label_noise=0.9", "task.steps=100")
-    assert "a guess without the input has 2.3" in text
+    assert "a constant answer has 2.3" in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""From the words typed to one checked config: parse, did-you-mean, compose once, check every leaf.
+"""From the words typed to one checked config: parse, suggest, compose once, check every leaf.
 
-Everything wrong ends here, as a ConfigError, before a folder is made or torch is imported.
+Every mistake is a ConfigError here, before a folder is made or torch is imported.
 """
 
 import argparse
@@ -45,7 +45,8 @@ Lists = dict[str, list[Any]]
 
 @dataclasses.dataclass
 class Request:
-    """What was asked for: the overrides as Hydra reads them, those of the first job, its config."""
+    """A parsed command line: the overrides as Hydra reads them, those of the first job, its
+    config."""
 
     overrides: list[Override]
     first: list[str]
@@ -56,12 +57,12 @@ class Request:
     place: str  # the key that names the folder
 
     def typed(self, key: str) -> Any:
-        """The value of a key on the command line, None if it is not there."""
+        """The value of a key on the command line; None where it was not typed."""
         return next((o.value() for o in self.overrides if o.key_or_group == key), None)
 
 
 def flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, and the overrides between them in any order."""
+    """Hydra's own flags and the overrides, in any order."""
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
@@ -78,10 +79,10 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
         args.overrides.remove("hydra.mode=MULTIRUN")
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if (value := getattr(args, flag)) not in (None, "config"):
-            text = (
-                f"--{flag.replace('_', '-')} {value}: there is one config; choose with GROUP=WORD"
+            text = f"--{flag.replace('_', '-')} {value}: there is one config"
+            raise ConfigError(
+                f"{text}; choose words with GROUP=WORD, or add your own with --config-dir DIR"
             )
-            raise ConfigError(f"{text}, or add words of your own with --config-dir DIR")
     if args.config_dir is not None and not os.path.isdir(args.config_dir):
         raise ConfigError(f"--config-dir {args.config_dir}: no such folder")
     return args
@@ -177,7 +178,7 @@ def compose_and_check(hydra: Hydra, lines: list[str], names: list[str], own: Pat
 
 
 def _refuse_blanks(args: Sequence[str]) -> None:
-    """Refuse `epochs = 3`, which argparse lets through."""
+    """Refuse `epochs = 3`, which argparse splits into three arguments."""
     for position, (arg, after) in enumerate(pairwise([*args, ""])):
         behind = arg.endswith("=") and after and "=" not in after
         if behind or ("=" not in arg and after.startswith("=")):
@@ -186,7 +187,8 @@ def _refuse_blanks(args: Sequence[str]) -> None:
 
 
 def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: bool) -> Override:
-    """One argument as Hydra reads it; paths are quoted for the user, `+` and `~` refused."""
+    """Parse one argument with Hydra's grammar; paths are quoted for the user, `+` and `~` are
+    refused."""
     if not re.fullmatch(r"(?s)\+*hydra[./].*=.*|[^+~=][^=]*=.+", arg):
         raise _hints().malformed(arg, known)
     key, _, text = arg.partition("=")
@@ -200,7 +202,7 @@ def parse(arg: str, parser: OverridesParser, known: Iterable[str], multirun: boo
         quoted = QuotedString(text, Quote.double).with_quotes()
         raise ConfigError(f"{key} = {text}: cannot be read; quote it: '{key}={quoted}'") from error
     if override.package is not None:
-        raise ConfigError(f"{key} = {text}: no packages here; use {override.key_or_group}={text}")
+        raise ConfigError(f"{key} = {text}: no @package here; use {override.key_or_group}={text}")
     if override.is_sweep_override() and not multirun:
         raise ConfigError(f"{key} = {text}: {_hints().several_values_hint(bare, text)}")
     return override
@@ -213,14 +215,14 @@ def _hints() -> Any:
 
 
 def _chosen_words(values: Lists, options: Lists) -> Lists:
-    """Group -> the words asked for it; each must exist."""
+    """Group -> the words typed for it. Raises ConfigError for one that does not exist."""
     asked: Lists = {}
     for group in (name for name in values if name in options):
         default = words.default_words().get(group, "")
         for value in values[group]:
             if isinstance(value, list) and not isinstance(default, list):
                 fix = f"use {group}={default or options[group][0]}"
-                raise ConfigError(f"{group} = {keys.as_typed(value)}: one word; {fix}")
+                raise ConfigError(f"{group} = {keys.as_typed(value)}: takes one word; {fix}")
             asked.setdefault(group, []).extend(value if isinstance(value, list) else [value])
         if unknown := [word for word in asked[group] if word not in options[group]]:
             raise _hints().unknown_word(group, unknown[0], options[group], default)
@@ -228,9 +230,11 @@ def _chosen_words(values: Lists, options: Lists) -> Lists:
 
 
 def _check_typed(values: Lists, choices: Lists, known: Lists, own: Path | None) -> None:
-    """Check every value typed, over the whole sweep, against the words' files; composes nothing."""
+    """Check every value typed, for all jobs of a sweep, against the words' files; composes
+    nothing."""
     usual = words.default_words()
-    chosen = ({} if "experiment" in choices else usual) | choices  # a recipe may choose others
+    # an experiment may choose other words than the defaults
+    chosen = ({} if "experiment" in choices else usual) | choices
     typed = [(name, v) for name in values if name not in known for v in values[name]]
     leaves = [leaf for name, v in typed for leaf in keys.flat({name: v}).items()]
     for key, value in leaves:
@@ -241,7 +245,8 @@ def _check_typed(values: Lists, choices: Lists, known: Lists, own: Path | None) 
             raise _hints().unknown_key(key, value, keys.KEYS, None, own)
         on = words.as_list(chosen.get(group)) if key not in keys.OWN_KEYS else []
         bodies = [words.file_values(group, word, own) for word in on]
-        if on and isinstance(usual.get(group), list):  # several at once: any may have the key
+        # in a group that takes several words, any of them may have the key
+        if on and isinstance(usual.get(group), list):
             on, bodies = [",".join(on)], [{k: v for body in bodies for k, v in body.items()}]
         for word, own_keys in zip(on, bodies, strict=True):
             if key not in own_keys:
@@ -252,7 +257,7 @@ def _check_typed(values: Lists, choices: Lists, known: Lists, own: Path | None) 
 
 
 def compose(hydra: Hydra, lines: list[str]) -> DictConfig:
-    """The config of one job. Whatever Hydra refuses becomes a ConfigError of one line."""
+    """The config of one job. Any error of Hydra becomes a one-line ConfigError."""
     try:
         return hydra.compose_config("config", lines, RunMode.RUN)
     except yaml.MarkedYAMLError as error:
@@ -276,7 +281,9 @@ def check_composed(
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {text}") from error
     for key in ONLY_TYPED:
         if plain[key] and key not in typed:
-            raise ConfigError(f"{key} = {keys.as_typed(plain[key])}: only from the command line")
+            raise ConfigError(
+                f"{key} = {keys.as_typed(plain[key])}: can be set on the command line only"
+            )
     known = words.groups(own)
     for key, value in keys.flat(plain).items():
         spoilt = any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in keys.OWN_KEYS)
@@ -286,7 +293,7 @@ def check_composed(
     Door(plain["trust"]).inspect(plain, "")
     _ranked(plain["monitor"], facts_of(plain), known["metric"])
     if plain["pause_at"] and choices["task"] not in ("train", "evaluate"):
-        raise ConfigError(f"pause_at = {plain['pause_at']}: only task=train pauses; drop it")
+        raise ConfigError(f"pause_at = {plain['pause_at']}: only task=train can pause; drop it")
     if plain["resume"] is None and choices["task"] == "evaluate":
         raise ConfigError("task = evaluate: needs a run that has ended; add resume=DIR")
 

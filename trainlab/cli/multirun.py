@@ -1,4 +1,4 @@
-"""All the runs of one command: the sweep it starts or goes on with, and what came out of it."""
+"""A command that starts or resumes a sweep: its plan, its folder, its jobs, its leaderboard."""
 
 import signal
 import sys
@@ -15,10 +15,11 @@ from trainlab.errors import ConfigError
 
 
 def sweep(request: Any, folder_of: Callable, job: Callable, report: Callable) -> int:
-    """Run every job that has not ended, in a folder of its own; 8 when some were lost.
+    """Run every job that has not ended, each in a folder of its own. Returns 0, or 8 when jobs
+    failed.
 
     folder_of(digest) gives the folder of the sweep. job(cfg) gives a summary or the exception that
-    ended it; report(error, folder) prints that. What can be refused is before a folder is made.
+    ended it; report(error, folder) prints that. Everything is checked before a folder is made.
     """
     from trainlab.sweeps.execute import ledger
     from trainlab.sweeps.results import leaderboard
@@ -40,7 +41,8 @@ def sweep(request: Any, folder_of: Callable, job: Callable, report: Callable) ->
 
 @dataclass(frozen=True)
 class OneOfMany:
-    """One run of many: its failure is told and does not end the others; a signal ends them all."""
+    """One job of a sweep. Its failure is reported and does not end the other jobs; a signal ends
+    all of them."""
 
     job: Callable[..., Any]
     report: Callable[[Exception, Path], int]
@@ -51,8 +53,8 @@ class OneOfMany:
 
         directory = Path(HydraConfig.get().runtime.output_dir)
         outcome = self.job(cfg)
-        told = isinstance(outcome, Exception) and not isinstance(outcome, errors.Paused)
-        code = self.report(outcome, directory) if told else 0
+        is_failure = isinstance(outcome, Exception) and not isinstance(outcome, errors.Paused)
+        code = self.report(outcome, directory) if is_failure else 0
         if isinstance(outcome, errors.Stopped):
             sys.exit(code)
         if self.ended is not None:
@@ -61,7 +63,7 @@ class OneOfMany:
 
 
 def make_plan(request: Any) -> dict[str, Any]:
-    """What sweep.json says. Raises ConfigError for what cannot be swept as request."""
+    """The content of sweep.json. Raises ConfigError for a sweep that cannot be run as typed."""
     from hydra.utils import instantiate
 
     from trainlab.sweeps.execute import drive, ledger
@@ -76,13 +78,13 @@ def make_plan(request: Any) -> dict[str, Any]:
     jobs = n * drive.size(space, sampler, settings, cfg)
     axes = {o.key_or_group: axis_spec(o) for o in ours if o.key_or_group in space.keys}
     if "seed" in cfg.sweep.nuisance:
-        raise ConfigError("sweep.nuisance = [seed]: settings are compared over seeds; drop it")
+        raise ConfigError("sweep.nuisance = [seed]: settings are compared across seeds; drop it")
     if not axes and request.typed("sweep.trials") is not None:
-        text = "nothing to vary; add search=lr or a key with several values"
+        text = "no key is varied; add search=lr, or give a key several values"
         raise ConfigError(f"sweep.trials = {cfg.sweep.trials}: {text}")
     if unknown := [key for key in cfg.sweep.nuisance if key not in axes]:
         raise ConfigError(
-            f"sweep.nuisance = [{unknown[0]}]: not swept over; give it several values"
+            f"sweep.nuisance = [{unknown[0]}]: not swept; give it several values, or drop it"
         )
     if n > 1:
         axes["seed"] = [str(cfg.seed + i) for i in range(n)]
@@ -100,43 +102,42 @@ def make_plan(request: Any) -> dict[str, Any]:
 
 
 def require_sweepable(request: Any) -> None:
-    """Raise ConfigError for words that have no place in a sweep."""
+    """Raise ConfigError for settings that a sweep does not take."""
     n = request.ours.repeats
     seed = next((o for o in request.overrides if o.key_or_group == "seed"), None)
     if n > 1 and request.ours.resume is not None:
-        raise ConfigError(f"repeats = {n}: not with resume; go on with each run alone")
+        raise ConfigError(f"repeats = {n}: not together with resume; resume each run alone")
     if n > 1 and seed is not None and not isinstance(seed.value(), int):
-        raise ConfigError(f"repeats = {n}: has the seeds of its own; drop {seed.input_line}")
+        raise ConfigError(f"repeats = {n}: sets the seeds itself; drop {seed.input_line}")
     (other,) = {*PLACES} - {request.place}
     if (given := request.typed(other)) is not None:
-        raise ConfigError(f"{other} = {given}: not the folder here; use {request.place}={given}")
+        raise ConfigError(
+            f"{other} = {given}: does not name the folder here; use {request.place}={given}"
+        )
     if "sampler" not in request.cfg.hydra.sweeper:
         word = request.cfg.hydra.runtime.choices["hydra/sweeper"]
-        raise ConfigError(f"hydra/sweeper = {word}: cannot go on after a kill; use grid or random")
+        raise ConfigError(f"hydra/sweeper = {word}: cannot resume after a kill; use grid or random")
 
 
 def axis_spec(o: Any) -> list[str] | str:
-    """An axis as sweep.json has it."""
+    """An axis as sweep.json stores it: its values, or the text of its interval."""
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else o.get_value_string()
 
 
 def sweep_folder(runs: Path, request: Any, make: Callable, digest: str) -> Path:
-    """The folder that was typed, that of the newest sweep by the same command, or a new one."""
+    """The folder typed, else that of the newest sweep with this digest, else a new one."""
     from trainlab.sweeps.execute import ledger
 
     if (given := request.typed(request.place)) is None:
         return ledger.newest(runs, digest) or make()
-    here, directory, typed = (
-        ledger.read_manifest(Path(given)),
-        Path(given),
-        f"{request.place} = {given}",
-    )
+    directory, typed = Path(given), f"{request.place} = {given}"
+    here = ledger.read_manifest(directory)
     if (here or (directory / "multirun.yaml").exists()) and here.get("digest") != digest:
         axes = " x ".join(here.get("axes", {})) or "unknown"
         raise errors.BusyError(f"{typed}: holds another sweep ({axes}); choose another")
-    own = ".", "sweep.json"  # with the name of one that a kill cut
+    own = ".", "sweep.json"  # also matches the temporary file that a kill left
     if not here and any(not path.name.startswith(own) for path in directory.glob("*")):
-        raise errors.BusyError(f"{typed}: holds something that is no sweep; choose another")
+        raise errors.BusyError(f"{typed}: holds files that are not a sweep; choose another")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,12 +146,12 @@ def sweep_folder(runs: Path, request: Any, make: Callable, digest: str) -> Path:
 
 
 def open_sweep(request: Any, directory: Path, plan: dict[str, Any]) -> None:
-    """Write sweep.json, or say what of the sweep is there already."""
+    """Write sweep.json; for a sweep that exists, check its data and print how far it is."""
     from trainlab.storage import atomic
     from trainlab.sweeps.execute import ledger
 
     before = ledger.read_manifest(directory)
-    if before != plan:  # of the same digest: only how it is compared may be another
+    if before != plan:  # the digest is the same, so only the comparison's settings can differ
         atomic.write_json(directory / "sweep.json", plan)
     if not before:
         return
@@ -160,13 +161,13 @@ def open_sweep(request: Any, directory: Path, plan: dict[str, Any]) -> None:
     if done:
         ledger.same_data(directory, partial(data_digest, trust=request.ours.trust), request.place)
     if not request.cfg.quiet:
-        what = "all" if done == plan["jobs"] else "going on:"
+        what = "complete:" if done == plan["jobs"] else "resuming:"
         print(f"{directory}: {what} {done} of {plan['jobs']} jobs have ended; "
-              f"run them anew with {request.place}=NEW", flush=True)  # fmt: skip
+              f"start over with {request.place}=NEW", flush=True)  # fmt: skip
 
 
 def data_digest(cfg: Any, trust: Any) -> str:
-    """Of the data that a job's config names, as they are now."""
+    """Digest of the data that a job's config names, as they are now."""
     from trainlab.config.build import Door
     from trainlab.data.sources import load_splits
 
@@ -174,7 +175,7 @@ def data_digest(cfg: Any, trust: Any) -> str:
 
 
 def hydra_overrides(request: Any, directory: Path) -> list[str]:
-    """The overrides that Hydra gets."""
+    """The overrides passed to Hydra."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     typed = [o.input_line for o in request.overrides if o.key_or_group not in PLACES]
@@ -189,7 +190,7 @@ PLACES = "hydra.run.dir", "hydra.sweep.dir"
 
 @contextmanager
 def sweep_signals(quiet: bool) -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does, and both say how it goes on."""
+    """SIGTERM ends a sweep as Ctrl-C does; both print how to resume it."""
 
     def stop(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -201,7 +202,9 @@ def sweep_signals(quiet: bool) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        print("trainlab: the sweep is stopped; the same command goes on with it", file=sys.stderr)
+        print(
+            "trainlab: the sweep is stopped; re-run the same command to resume it", file=sys.stderr
+        )
         raise
     finally:
         if before is not None:

@@ -1,7 +1,7 @@
-"""The learning-rate range test: loss while lr rises, and the band of lr that it allows. Smith 2017,
-https://arxiv.org/abs/1506.01186. Named by conf/task/.
+"""The learning-rate range test: raise lr step by step, record the loss, and find the usable band.
+Smith 2017, https://arxiv.org/abs/1506.01186. Named by conf/task/.
 
-Everything is on the axis of log10 lr, in decades. Letters: S seeds, n steps.
+lr is on a log10 axis, in decades. Letters: S seeds, n steps.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from trainlab.observe.metrics_log import Log
 from trainlab.storage import atomic, run_folder
 from trainlab.training.randomness import seed_everything
 
-LOOK = 20  # steps between two looks at whether the loss has run away
-AWAY = 4.0  # times the first loss: it has
-KERNEL = 0.15  # decades, standard deviation of the smoothing
-LOST = 0.2  # of the fall: the loss is that much above its lowest where lr is too high
-MARGIN = 0.3  # decades above that place that still count: a factor of two
-ABOVE = 0.75  # decades above the lowest loss that count at most
-BELOW = 1.0  # decades below the lowest loss that count at least
-WIDEST = 2.0  # decades
-SURE = 5.0  # standard errors that a fall of the smoothed loss must have
-LEAST = 0.02  # of the loss at the start that a fall must have
+LOOK = 20  # steps between two checks for divergence
+AWAY = 4.0  # times the first loss; above it the run has diverged
+KERNEL = 0.15  # decades, standard deviation of the Gaussian that smooths the curves
+LOST = 0.2  # share of the fall that is lost again where lr becomes too high
+MARGIN = 0.3  # decades above that point that are still usable, a factor of two
+ABOVE = 0.75  # decades the band reaches above the lowest loss, at most
+BELOW = 1.0  # decades the band reaches below the lowest loss, at least
+WIDEST = 2.0  # decades, the widest band
+SURE = 5.0  # standard errors by which the smoothed loss must fall
+LEAST = 0.02  # share of the initial loss by which it must fall
 WIDTH, HEIGHT, EDGE = 640, 320, 40  # pixels
 
 Curve = tuple[np.ndarray, np.ndarray]  # log10 lr (n,), loss (n,)
@@ -40,7 +40,8 @@ Curve = tuple[np.ndarray, np.ndarray]  # log10 lr (n,), loss (n,)
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A band with an lr inside, or `refusal`: why there is none. All lr are plain, not logs."""
+    """The usable band and the lr to use, or `refusal`: why there is none. lr are values, not
+    logs."""
 
     refusal: str = ""
     low: float | None = None
@@ -53,8 +54,9 @@ class Answer:
 
 
 def smoothed(axis: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian kernel on the log axis, symmetric, so that nothing lags as in a running average;
-    the curve (..., n) of `losses` (..., n), and sqrt(sum w^2) (n,), its error in units of theirs.
+    """`losses` (..., n) smoothed by a Gaussian kernel on the log axis, (..., n), and sqrt(sum w^2)
+    (n,), the error of a smoothed value in units of the error of one loss. The kernel is symmetric,
+    so it does not lag as a running average does.
     """
     width = max(KERNEL, 1.5 * (axis[-1] - axis[0]) / max(len(axis) - 1, 1))
     weights = np.exp(-0.5 * ((axis[:, None] - axis) / width) ** 2)
@@ -63,42 +65,42 @@ def smoothed(axis: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def judge(curves: Sequence[Curve]) -> Answer:
-    """S curves on the same axis, each ending where its loss ran away -> the band of lr, or why not.
+    """The usable band from S curves on the same axis, each of which ends where it diverged.
 
-    The median over seeds is smoothed; what lies beyond a curve's end counts as a loss that ran
-    away. The lr inside is where the loss is lowest, of the places where every seed has half of the
-    fall. Usable is from the lowest of three (where it falls most steeply against log lr, where 80 %
-    of the fall is reached, BELOW the lr inside) to the lower of two (MARGIN above where 20 % of the
-    fall is lost again, ABOVE the lr inside); of that, the upper WIDEST decades.
+    The median over seeds is smoothed; beyond the end of a curve its loss counts as diverged. The lr
+    inside is where the loss is lowest, of the places where every seed has half of the fall. Usable
+    is from the lowest of three (where it falls most steeply against log lr, where 80 % of the fall
+    is reached, BELOW the lr inside) to the lower of two (MARGIN above where 20 % of the fall is
+    lost again, ABOVE the lr inside); of that, the upper WIDEST decades.
     """
     axis = max((curve[0] for curve in curves), key=len)
     if len(axis) < 10:
-        return Answer(f"diverges at once, at lr {10 ** axis[-1]:.2g}; lower task.low")
+        return Answer(f"diverges immediately, at lr {10 ** axis[-1]:.2g}; lower task.low")
     most = 2 * _first(curves)
-    losses = np.stack([_padded(own, len(axis), most) for _, own in curves])  # (S, n)
-    each, _ = smoothed(axis, losses)
+    losses = np.stack([_padded(curve, len(axis), most) for _, curve in curves])  # (S, n)
+    by_seed, _ = smoothed(axis, losses)
     mean, error = smoothed(axis, np.median(losses, 0))
     at = int(mean.argmin())
     start, lowest = float(mean[0]), float(mean[at])
     fall = start - lowest
     calm = slice(0, max(at, len(axis) // 4))
-    noise = float((losses - each)[:, calm].std())
-    seen = Answer(start=start, lowest=lowest, noise=noise)
+    noise = float((losses - by_seed)[:, calm].std())
+    measured = Answer(start=start, lowest=lowest, noise=noise)
     sure = SURE * float(np.hypot(error[0], error[at])) * noise / math.sqrt(len(curves))
     if fall < max(sure, LEAST * start):
-        return dataclasses.replace(seen, refusal=_why(axis, mean, fall, sure))
+        return dataclasses.replace(measured, refusal=_why(axis, mean, fall, sure))
     if at == len(axis) - 1:
         text = f"the loss still falls at lr {10 ** axis[-1]:.2g}; raise task.high"
-        return dataclasses.replace(seen, refusal=text)
-    common = (each < start - fall / 2).all(0)  # where every seed learns
+        return dataclasses.replace(measured, refusal=text)
+    common = (by_seed < start - fall / 2).all(0)  # where every seed learns
     if not common.any():
-        most = int((each < start - fall / 2).sum(0).max())
-        text = f"seeds disagree: at no lr do more than {most} of {len(curves)} learn"
-        return dataclasses.replace(seen, refusal=f"{text}; try another init, or clip.norm=1")
+        most = int((by_seed < start - fall / 2).sum(0).max())
+        text = f"seeds disagree: at every lr at most {most} of {len(curves)} learn"
+        return dataclasses.replace(measured, refusal=f"{text}; try another init, or clip.norm=1")
     at = int(np.where(common, mean, np.inf).argmin())
 
-    seen = dataclasses.replace(seen, lowest=float(mean[at]))
-    level = seen.lowest + LOST * fall
+    measured = dataclasses.replace(measured, lowest=float(mean[at]))
+    level = measured.lowest + LOST * fall
     steepest = int(np.gradient(mean, axis)[: at + 1].argmin())
     low = min(axis[min(steepest, int(np.argmax(mean < level)))], axis[at] - BELOW)
     lost = np.nonzero(mean[at:] > level)[0]
@@ -106,33 +108,33 @@ def judge(curves: Sequence[Curve]) -> Answer:
     high = min(high, axis[at] + ABOVE, axis[-1])
     low = max(low, high - WIDEST, axis[0])
     band = {"low": low, "lr": axis[at], "high": high, "steepest": axis[steepest]}
-    return dataclasses.replace(seen, **{name: float(10**value) for name, value in band.items()})
+    return dataclasses.replace(measured, **{name: float(10**value) for name, value in band.items()})
 
 
 def _padded(losses: np.ndarray, n: int, most: float) -> np.ndarray:
-    """Losses (n,), none above `most`, which is also what follows the end and what is not finite."""
+    """Losses (n,) clipped at `most`, which also fills the end and replaces what is not finite."""
     losses = np.nan_to_num(losses, nan=most, posinf=most, neginf=most)
     return np.concatenate([losses, np.full(n - len(losses), most)]).clip(max=most)
 
 
 def _first(curves: Sequence[Curve]) -> float:
-    """The loss that the curves start from."""
-    found = [losses[:5].mean() for _, losses in curves]
-    return float(np.median([value for value in found if math.isfinite(value)] or [1.0]))
+    """The initial loss: the median over curves of the mean of their first five losses."""
+    means = [losses[:5].mean() for _, losses in curves]
+    return float(np.median([value for value in means if math.isfinite(value)] or [1.0]))
 
 
 def _why(axis: np.ndarray, mean: np.ndarray, fall: float, sure: float) -> str:
-    """Why the loss `mean` (n,) does not fall enough."""
+    """The refusal for a smoothed loss `mean` (n,) that does not fall enough."""
     start, away = float(mean[0]), np.nonzero(mean > 1.5 * mean[0])[0]
     soon = len(away) and axis[away[0]] < axis[0] + 1
     if soon or (fall <= 0 and mean.max() > (1 + LEAST) * start):
-        return f"the loss only rises from lr {10 ** axis[0]:.2g} on; lower task.low"
+        return f"the loss only rises, from lr {10 ** axis[0]:.2g} up; lower task.low"
     if sure > 5 * LEAST * start:
         return (
-            f"noise: the loss falls by {fall:.2g} and {sure:.2g} may be chance; "
+            f"noise: the loss falls by {fall:.2g}, and noise alone could make {sure:.2g}; "
             "raise batch_size, task.steps or task.seeds"
         )
-    more = f", and runs away at {10 ** axis[away[0]]:.2g}" if len(away) else ""
+    more = f", and it diverges at {10 ** axis[away[0]]:.2g}" if len(away) else ""
     return (
         f"flat: no lr from {10 ** axis[0]:.2g} to {10 ** axis[-1]:.2g} lowers the loss of "
         f"{start:.3g} by more than {fall:.2g}{more}; try task=check"
@@ -140,15 +142,15 @@ def _why(axis: np.ndarray, mean: np.ndarray, fall: float, sure: float) -> str:
 
 
 def seeded(bench: Bench, seed: int) -> Bench:
-    """The same data and recipe with another seed."""
+    """The same Bench with another seed."""
     return dataclasses.replace(bench, cfg=OmegaConf.merge(bench.cfg, {"seed": seed}))
 
 
 def sweep(bench: Bench, low: float, high: float, steps: int) -> Curve:
-    """log10 of lr and, after the step taken with it, the training loss of the next batch, (n,).
+    """log10 lr, and the training loss of the batch after the step with that lr, (n,) each.
 
-    The recipe's optimizer, batch size and augmentation stay; its schedule gives way. Losses stay on
-    the device but for a look every LOOK steps, which ends a curve that ran away.
+    Optimizer, batch size and augmentation are the recipe's; lr replaces its schedule. Losses stay
+    on the device and are read every LOOK steps, which ends a curve that has diverged.
     """
     trainer = bench.fresh()
     axis = np.linspace(math.log10(low), math.log10(high), steps)
@@ -182,8 +184,9 @@ def find(
     high: float,
     steps: int,
 ) -> dict[str, Any]:
-    """`task=lr_range`: lr_range.json, lr_range.png and status.json in the run's folder; the answer
-    and the smoothed curve in TensorBoard. Raises ConfigError where `low` is not below `high`."""
+    """`task=lr_range`: writes lr_range.json, lr_range.png and status.json into the run's folder,
+    the answer and the smoothed curve to TensorBoard. Raises ConfigError where `low` is not below
+    `high`."""
     if cfg.resume is not None:
         raise ConfigError(f"resume = {cfg.resume}: task=lr_range trains from step 0; drop it")
     if low >= high:
@@ -209,18 +212,18 @@ def find(
     return figures | {"directory": str(directory)}
 
 
-def blind(bench: Bench) -> float:
-    """The loss of the best guess that does not look at the input: the shares of the classes."""
+def constant_answer_loss(bench: Bench) -> float:
+    """The loss of the best constant answer, the class shares of the training split."""
     y = bench.splits.train.y
     shares = y.bincount(minlength=len(bench.splits.classes)) / len(y)
     return float(bench.door(bench.cfg.loss)(shares.clamp(min=1e-9).log().expand(len(y), -1), y))
 
 
-def said(answer: Answer, bench: Bench, low: float, high: float) -> list[str]:
-    """What was found and what to type, or the one line of a refusal."""
+def report(answer: Answer, bench: Bench, low: float, high: float) -> list[str]:
+    """The lines to print: the band and what to type, or why there is none."""
     if answer.refusal:
         return [f"no usable valley: {answer.refusal}"]
-    now, guess, where = bench.cfg.optim.lr, blind(bench), "inside the band"
+    now, guess, where = bench.cfg.optim.lr, constant_answer_loss(bench), "in the usable band"
     if not answer.low <= now <= answer.high:
         where = "too low" if now < answer.low else "too high"
     lines = [
@@ -232,15 +235,15 @@ def said(answer: Answer, bench: Bench, low: float, high: float) -> list[str]:
         f"type        optim.lr={answer.lr:.2g}",
     ]
     if answer.high >= high:
-        lines[2] = f"too high    not reached; see further with task.high={10 * high:g}"
+        lines[2] = f"too high    not reached; look further with task.high={10 * high:g}"
     if answer.lowest > (1 - LEAST) * guess:
-        lines[3] += f"; a guess without the input has {guess:.3g}: raise task.steps, or task=check"
+        lines[3] += f"; a constant answer has {guess:.3g}: raise task.steps, or try task=check"
     return lines
 
 
 def median_curve(curves: Sequence[Curve]) -> Curve:
-    """The smoothed median of S curves on the longest axis, for the eye; none above 1.5 times their
-    first loss."""
+    """The smoothed median of S curves on the longest axis, clipped at 1.5 times the initial loss,
+    for display."""
     axis = max((curve[0] for curve in curves), key=len)
     most = 1.5 * _first(curves)
     return axis, smoothed(axis, np.median([_padded(own, len(axis), most) for _, own in curves], 0))[
@@ -248,8 +251,8 @@ def median_curve(curves: Sequence[Curve]) -> Curve:
     ]
 
 
-def drawn(curves: Sequence[Curve], answer: Answer) -> bytes:
-    """Loss against log10 lr as PNG: a line a seed, their smoothed median, the band in green."""
+def draw_png(curves: Sequence[Curve], answer: Answer) -> bytes:
+    """A PNG of loss against log10 lr: one line per seed, the smoothed median, the band in green."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -258,24 +261,24 @@ def drawn(curves: Sequence[Curve], answer: Answer) -> bytes:
     most = 1.5 * _first(curves)
     span = (axis[-1] - axis[0]) or 1.0
 
-    def place(decade: float, loss: float) -> tuple[float, float]:
+    def point(decade: float, loss: float) -> tuple[float, float]:
         across, up = (decade - axis[0]) / span, min(max(loss, 0.0) / most, 1.0)
         return EDGE + (WIDTH - 2 * EDGE) * across, HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * up
 
     if not answer.refusal:
-        left, right = (place(math.log10(lr), 0)[0] for lr in (answer.low, answer.high))
+        left, right = (point(math.log10(lr), 0)[0] for lr in (answer.low, answer.high))
         draw.rectangle((left, EDGE, right, HEIGHT - EDGE), fill="#d7f0d7")
-        draw.line([place(math.log10(answer.lr), loss) for loss in (0, most)], fill="green", width=2)
-    for own, losses in curves:
-        draw.line([place(*p) for p in zip(own, _padded(losses, len(own), most), strict=True)],
-                  fill="lightgrey")  # fmt: skip
-    draw.line([place(*p) for p in zip(axis, line, strict=True)], fill="#f57c00", width=2)
+        draw.line([point(math.log10(answer.lr), loss) for loss in (0, most)], fill="green", width=2)
+    for decades, losses in curves:
+        line_of_seed = zip(decades, _padded(losses, len(decades), most), strict=True)
+        draw.line([point(*p) for p in line_of_seed], fill="lightgrey")
+    draw.line([point(*p) for p in zip(axis, line, strict=True)], fill="#f57c00", width=2)
     draw.rectangle((EDGE, EDGE, WIDTH - EDGE, HEIGHT - EDGE), outline="grey")
     for decade in range(math.ceil(axis[0] - 1e-9), math.floor(axis[-1] + 1e-9) + 1):
-        draw.text((place(decade, 0)[0] - 10, HEIGHT - EDGE + 6), f"1e{decade}", fill="black")
+        draw.text((point(decade, 0)[0] - 10, HEIGHT - EDGE + 6), f"1e{decade}", fill="black")
     draw.text((4, EDGE), f"{most:.2g}", fill="black")
     band = f"usable {answer.low:.2g} to {answer.high:.2g}" if answer.low else "no usable valley"
-    draw.text((EDGE, 12), f"training loss against lr: {band}", fill="black")
+    draw.text((EDGE, 12), f"training loss against learning rate: {band}", fill="black")
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()

@@ -76,7 +76,7 @@ def test_repeats_and_a_folder_with_a_quote_go_on(here, capsys):
     (cut / "checkpoints" / "ckpt-00000020.json").unlink()
     next(p for p in folder.glob("results/*") if ledger.read(p)["number"] == 1).unlink()
     assert main(line) == 0
-    assert "1 of 2 jobs have ended; run them anew with hydra.run.dir=NEW" in capsys.readouterr().out
+    assert "1 of 2 jobs have ended; start over with hydra.run.dir=NEW" in capsys.readouterr().out
     assert json.loads((cut / "summary.json").read_text())["resumes"] == 1
 
 
@@ -94,7 +94,7 @@ def test_a_folder_with_something_else_is_no_place_for_a_sweep(here, capsys):
     assert main([*SMALL, "quiet=true", "hydra.run.dir=one"]) == 0
     before = sorted(here.glob("one/*"))
     assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=one"]) == 5
-    assert "one: holds something that is no sweep" in capsys.readouterr().err
+    assert "one: holds files that are not a sweep" in capsys.readouterr().err
     assert sorted(here.glob("one/*")) == before
     (here / "file").touch()
     assert main([*SWEEP, "quiet=true", "hydra.sweep.dir=file"]) == 6

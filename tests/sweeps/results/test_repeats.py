@@ -56,7 +56,7 @@ def test_in_a_sweep_every_setting_has_its_mean(tmp_path, capsys):
         (["hydra.sweep.dir=new"], "use hydra.run.dir=new"),
         (["hydra.run.dir=new", "-m"], "use hydra.sweep.dir=new"),
         (["sweep.nuisance=[seed]"], "compared over seeds"),
-        (["sweep.trials=5", "-m"], "nothing to vary"),
+        (["sweep.trials=5", "-m"], "no key is varied"),
         (["search=lr", "search=lr_wd", "-m"], "search is given twice"),
     ],
 )
