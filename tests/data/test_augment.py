@@ -254,7 +254,7 @@ def test_keys_of_the_file_are_those_of_the_function_and_typed(word):
 def test_what_a_data_set_does_not_vouch_for_is_named():
     splits = SimpleNamespace(name="digits", keeps=("pad_crop", "noise"))
     (line,) = label_warnings(["pad_crop", "flip"], splits)
-    assert line == "augment = flip: digits does not say that its labels stay true"
+    assert line == "augment = flip: may change the labels of digits"
     assert label_warnings(["noise"], splits) == []
 
 

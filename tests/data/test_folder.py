@@ -185,7 +185,7 @@ def test_grey_images_have_one_channel(tmp_path):
     picture().save(root / "bee" / "04.png")
     data = image_folder(str(root))
     assert data.shape == (3, 4, 6)
-    assert any("grey among colours, as 19 of 20" in text for text in data.notices)
+    assert any("grey among colour, as 19 of 20" in text for text in data.notices)
 
 
 def test_an_image_lying_on_its_side_is_put_upright(tmp_path):
@@ -234,8 +234,8 @@ BAD_FILES = {
     "text": ("04.jpg", lambda p: p.write_text("no image"), "cannot be decoded .cannot identify"),
     "empty": ("04.jpg", lambda p: p.write_bytes(b""), "an empty file .0 bytes."),
     "transparent": ("04.png", clear, "has transparent pixels"),
-    "broken link": ("04.jpg", lambda p: p.symlink_to("nowhere"), "leads to no file"),
-    "link to itself": ("04.jpg", lambda p: p.symlink_to(p), "leads to no file"),
+    "broken link": ("04.jpg", lambda p: p.symlink_to("nowhere"), "a broken link"),
+    "link to itself": ("04.jpg", lambda p: p.symlink_to(p), "a broken link"),
     "nested folder": ("04", lambda p: p.mkdir(), "a folder inside a class"),
 }
 
@@ -273,7 +273,7 @@ TOLD_FILES = {
     "cmyk": ("04b.jpg", lambda p: picture(mode="CMYK").save(p), "converted from CMYK to RGB"),
     "alpha": ("04b.png", lambda p: picture(mode="RGBA").save(p), "alpha channel without effect"),
     "same stem": ("04.tif", lambda p: picture().save(p), "perhaps the same image as the .png"),
-    "hidden file": (".04.png", lambda p: picture().save(p), "hidden, left out"),
+    "hidden file": (".04.png", lambda p: picture().save(p), "hidden, skipped"),
     "other file": ("labels.csv", lambda p: p.write_text("a,b"), "not an image by its name"),
 }
 
@@ -295,8 +295,8 @@ def test_many_strange_files_are_one_notice(tmp_path):
     (root / "README").write_text("hello")
     notices = [n for n in image_folder(str(root)).notices if "decoded in" not in n]
     assert sorted(notices) == [
-        f"{root}/README: beside the class folders, left out",
-        f"{root}/ant/.DS_Store: hidden, left out (and 1 more)",
+        f"{root}/README: not in a class folder, skipped",
+        f"{root}/ant/.DS_Store: hidden, skipped (and 1 more)",
     ]
 
 
@@ -304,14 +304,17 @@ def test_a_hidden_folder_is_no_class(tmp_path):
     root = build(tmp_path / "images", ("ant", "bee", ".git", "__MACOSX"))
     data = image_folder(str(root))
     assert data.classes == ("ant", "bee")
-    assert any(".git: hidden, left out (and 1 more)" in notice for notice in data.notices)
+    assert any(".git: hidden, skipped (and 1 more)" in notice for notice in data.notices)
 
 
 BAD_FOLDERS = {
     "missing": (lambda r: None, "no such folder; give"),
     "a file": (lambda r: r.write_text("x"), "is a file, not a folder"),
-    "nothing in it": (lambda r: r.mkdir(), "no class folders in it, and 0 files"),
-    "images without classes": (lambda r: (r.mkdir(), picture().save(r / "a.png")), "and 1 files"),
+    "nothing in it": (lambda r: r.mkdir(), "has 0 files and no class folders"),
+    "images without classes": (
+        lambda r: (r.mkdir(), picture().save(r / "a.png")),
+        "has 1 files and no class",
+    ),
     "one class": (lambda r: build(r, ("ant",)), "images/ant: the only class"),
     "an empty class": (lambda r: (build(r), (r / "cat").mkdir()), "images/cat: no image in it"),
     "a link upwards": (lambda r: (build(r), (r / "up").symlink_to(r)), "images/up: a link back"),

@@ -93,7 +93,7 @@ def test_grey_images(tmp_path):
         ({"x": X, "y": Y, "columns": np.array(["a", "b"])}, "columns names 2 of 3 features"),
         ({"x": X, "y": np.array(["a", "b"])[Y % 2], "classes": np.array(["a", "b"])}, "is text"),
         ({"x": X[:4], "y": Y[:4]}, "too few"),
-        ({"x": X.astype(object), "y": Y}, "x: holds Python objects, which are pickles"),
+        ({"x": X.astype(object), "y": Y}, "x: holds Python objects, which are pickled"),
     ],
 )
 def test_a_wrong_array_is_told(tmp_path, arrays, message):

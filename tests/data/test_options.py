@@ -168,13 +168,13 @@ def test_options_together():
     [
         ({"train_size": 1258}, "data.train_size = 1258: there are 1257"),
         ({"classes": ["3"]}, r"data.classes = \[3\]: must be 2 or more"),
-        ({"classes": ["3", "3"]}, "none twice"),
-        ({"classes": ["3", "cat"]}, "cat is none of 0, 1, 2"),
-        ({"classes": ["3", "10"]}, "number them 0 to 9"),
+        ({"classes": ["3", "3"]}, "2 or more different"),
+        ({"classes": ["3", "cat"]}, "cat is not one of 0, 1, 2"),
+        ({"classes": ["3", "10"]}, "or numbers 0 to 9"),
         ({"features": ["3"]}, "data=digits has images"),
         ({"fold": 5}, "data.fold = 5: must be 0 to 4"),
         ({"fold": 1, "val_fraction": 0.1}, "leave data.val_fraction out"),
-        ({"val_fraction": 1e-6}, "leaves a split empty"),
+        ({"val_fraction": 1e-6}, "leave a split empty"),
     ],
 )
 def test_what_the_data_do_not_allow(asked, message):

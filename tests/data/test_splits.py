@@ -65,7 +65,7 @@ def test_stratified_refuses_sizes_that_do_not_add_up():
         (lambda: tables(val=labelled(0, 1, 3)), "val sample 2 has label 3; labels must be 0 to 2"),
         (lambda: tables(test=labelled(0, -100)), "test sample 1 has label -100; labels must be 0"),
         (lambda: tables(val=labelled()), "toy: val is empty"),
-        (lambda: tables(train=labelled(0, 2, 0)), "class b has no sample in train"),
+        (lambda: tables(train=labelled(0, 2, 0)), "class b has no training sample"),
         (lambda: labelled(0, 1, x=torch.rand(3, 2)), "3 samples but 2 labels"),
         (
             lambda: tables(test=labelled(0, x=torch.tensor([[1.0, float("nan")]]))),

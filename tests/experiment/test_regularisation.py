@@ -136,7 +136,7 @@ def test_swa_from_the_beginning_is_no_other_word_for_none():
         (["constraint.max_norm=1", "norm=weight"], "use another norm"),
         (["channels_last=true", "optim=lbfgs"], "cannot take it; use another optim"),
         (["norm=batch", "accumulate=32"], "batch norm needs two"),
-        (["data.train_size=5"], "data.train_size = 5: leaves a class without a sample; use 40"),
+        (["data.train_size=5"], "data.train_size = 5: leaves a class without samples; use 40"),
     ],
     ids=str,
 )

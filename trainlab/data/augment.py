@@ -1,8 +1,9 @@
-"""Augmentation of training batches: every sample has its own draw. Named by conf/augment/.
+"""Augmentation of training batches; every sample is augmented with random numbers of its own. Named
+by conf/augment/.
 
 A word takes raw x (before the preprocessing), y and a `Draw`, and returns x and y of the same B. It
-keeps uint8 where it only moves pixels and gives float32 where it computes; values stay within 0 to
-max_value. Letters: B batch, C channels, H W image, F features, K classes.
+keeps uint8 where it only moves pixels and returns float32 where it computes; values stay within 0
+to max_value. Letters: B batch, C channels, H W image, F features, K classes.
 """
 
 import math
@@ -21,8 +22,8 @@ from trainlab.training.randomness import number
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one word at one step, and what it must know of the data: `max_value`
-    is the largest value of a pixel, `classes` is K."""
+    """The random numbers of one augmentation at one step, and what it needs to know of the data:
+    `max_value` is the largest value of a pixel, `classes` is K."""
 
     generator: torch.Generator
     max_value: float
@@ -46,7 +47,7 @@ class Draw:
         return torch._sample_dirichlet(both, self.generator)[:, 0].float()
 
     def partners(self, n: int) -> Tensor:
-        """(n,) a permutation: with whom each sample is mixed."""
+        """(n,) a permutation: the sample that each one is mixed with."""
         return torch.randperm(n, generator=self.generator, device=self.generator.device)
 
 
@@ -62,9 +63,9 @@ def apply_augment(
     y: Tensor,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """x (B, ...) and y of one step after all words in their order; y (B,) int64, or (B, K) shares.
+    """x (B, ...) and y of one step after all parts, in order; y (B,) int64, or (B, K) class shares.
 
-    A pure function of (seed, step): nothing is saved, and no other stream is touched.
+    A pure function of (seed, step): it saves no state and touches no other random stream.
     """
     for position, part in enumerate(parts):
         generator = torch.Generator(x.device).manual_seed(number(seed, "augment", step, position))
@@ -80,44 +81,44 @@ def make_augment(parts: Sequence[Part], seed: int, splits: Splits) -> Callable:
 
 
 def label_warnings(words: Iterable[str], splits: Splits) -> list[str]:
-    """A line for each word of which the data set does not say that it keeps the labels."""
+    """A warning for each augmentation that the data set does not list as label-preserving."""
     names = [word for word in words if word not in splits.keeps]
-    return [f"augment = {n}: {splits.name} does not say that its labels stay true" for n in names]
+    return [f"augment = {n}: may change the labels of {splits.name}" for n in names]
 
 
 def flip(x: Tensor, y: Tensor, draw: Draw, p: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Left for right with probability p. Krizhevsky et al. 2012, section 4.1."""
+    """Mirror left to right with probability p. Krizhevsky et al. 2012, section 4.1."""
     _require_images(x, "flip")
-    chosen = draw.uniform(len(x), 0, 1) < p
-    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x), y
+    mirrored = draw.uniform(len(x), 0, 1) < p
+    return torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x), y
 
 
 def shift(
     x: Tensor, y: Tensor, draw: Draw, pixels: int = 2, fill: str = "edge"
 ) -> tuple[Tensor, Tensor]:
-    """Moved by up to `pixels` up or down and left or right; what comes in is the last row or
-    column again (`edge`) or 0 (`zero`). Simard, Steinkraus and Platt 2003."""
+    """Shift by up to `pixels` vertically and horizontally; the border is filled with the last row
+    or column (`edge`) or 0 (`zero`). Simard, Steinkraus and Platt 2003."""
     _require_images(x, "shift")
     padded = _pad_with_edge(x, pixels) if fill == "edge" else functional.pad(x, (pixels,) * 4)
     return _windows(padded, draw, 2 * pixels, x.shape), y
 
 
 def pad_crop(x: Tensor, y: Tensor, draw: Draw, pad: int = 4) -> tuple[Tensor, Tensor]:
-    """`pad` rows and columns of 0 on each side, then a crop of the old size from anywhere.
+    """Pad by `pad` zeros on each side, then crop a random window of the original size.
     He et al. 2016, section 4.2."""
     _require_images(x, "pad_crop")
     return _windows(functional.pad(x, (pad,) * 4), draw, 2 * pad, x.shape), y
 
 
 def rotate(x: Tensor, y: Tensor, draw: Draw, degrees: float = 15.0) -> tuple[Tensor, Tensor]:
-    """Turned about the centre by -degrees .. degrees, bilinear, 0 outside. Simard et al. 2003."""
+    """Rotate about the centre by -degrees .. degrees, bilinear, 0 outside. Simard et al. 2003."""
     _require_images(x, "rotate")
     return rotated(x, draw.uniform(len(x), -degrees, degrees)).clamp_(0, draw.max_value), y
 
 
 def noise(x: Tensor, y: Tensor, draw: Draw, std: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Gaussian noise: `std` times max_value for images, which are clamped to their range; `std` in
-    each feature's own unit for tables. Bishop 1995."""
+    """Add Gaussian noise: of std `std` * max_value for images, which are clamped to their range; of
+    std `std` in each feature's own unit for tables. Bishop 1995."""
     z = torch.randn(x.shape, generator=draw.generator, device=x.device)
     if x.dim() == 2:
         return x + std * z, y
@@ -125,8 +126,8 @@ def noise(x: Tensor, y: Tensor, draw: Draw, std: float = 0.05) -> tuple[Tensor, 
 
 
 def cutout(x: Tensor, y: Tensor, draw: Draw, size: int = 4) -> tuple[Tensor, Tensor]:
-    """A square of `size` pixels set to 0; its centre is anywhere in the image, so that it may hang
-    over the edge. DeVries and Taylor 2017."""
+    """Set a square of `size` pixels to 0; its centre is anywhere in the image, so part of it may
+    lie outside. DeVries and Taylor 2017."""
     _require_images(x, "cutout")
     return x.masked_fill(_box(x, draw, *[torch.full((len(x),), size, device=x.device)] * 2), 0), y
 
@@ -134,8 +135,8 @@ def cutout(x: Tensor, y: Tensor, draw: Draw, size: int = 4) -> tuple[Tensor, Ten
 def jitter(
     x: Tensor, y: Tensor, draw: Draw, brightness: float = 0.2, contrast: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    """All pixels times 1 - brightness .. 1 + brightness, then the distance from the image's mean
-    times 1 - contrast .. 1 + contrast, clamped. Howard 2013."""
+    """Multiply all pixels by 1 - brightness .. 1 + brightness, then the distance from the image's
+    mean by 1 - contrast .. 1 + contrast; clamped. Howard 2013."""
     _require_images(x, "jitter")
     light, factor = (
         draw.uniform(len(x), 1 - d, 1 + d).view(-1, 1, 1, 1) for d in (brightness, contrast)
@@ -146,29 +147,29 @@ def jitter(
 
 
 def mixup(x: Tensor, y: Tensor, draw: Draw, alpha: float = 0.2) -> tuple[Tensor, Tensor]:
-    """share * x + (1 - share) * x of a partner, labels likewise, share ~ Beta(alpha, alpha) of each
-    sample. Zhang et al. 2018. Returns y (B, K)."""
+    """share * x + (1 - share) * x of a partner, labels likewise; share ~ Beta(alpha, alpha) for
+    each sample. Zhang et al. 2018. Returns y (B, K)."""
     share, partner = draw.beta(len(x), alpha), draw.partners(len(x))
     weight = share.view(-1, *[1] * (x.dim() - 1))
     return weight * x + (1 - weight) * x[partner], _mixed(y, partner, share, draw.classes)
 
 
 def cutmix(x: Tensor, y: Tensor, draw: Draw, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-    """A box of a partner's image, of the area 1 - share with share ~ Beta(alpha, alpha), anywhere;
-    labels by the area that is left. Yun et al. 2019. Returns y (B, K)."""
+    """Paste a box of a partner's image at a random place, of area 1 - share, share ~ Beta(alpha,
+    alpha); labels are mixed by area. Yun et al. 2019. Returns y (B, K)."""
     _require_images(x, "cutmix")
     side, partner = (1 - draw.beta(len(x), alpha)).sqrt(), draw.partners(len(x))
     box = _box(x, draw, *((n * side).long() for n in x.shape[2:]))
-    share = 1 - box.float().mean((1, 2, 3))  # what hangs over the edge is not taken
+    share = 1 - box.float().mean((1, 2, 3))  # the part of the box outside the image does not count
     return torch.where(box, x[partner], x), _mixed(y, partner, share, draw.classes)
 
 
 def rotated(x: Tensor, angles: Tensor) -> Tensor:
-    """x (B, C, H, W), each turned anticlockwise by its angle (B,), in degrees; float32."""
+    """x (B, C, H, W), each image rotated anticlockwise by its angle (B,) in degrees; float32."""
     height, width = x.shape[2:]
     a = angles * (math.pi / 180)
     cos, sin, zero = a.cos(), a.sin(), torch.zeros_like(a)
-    # where each pixel comes from, in units of half the width and half the height
+    # the source of each pixel, in units of half the width and half the height
     across = torch.stack([cos, -sin * height / width, zero], 1)
     down = torch.stack([sin * width / height, cos, zero], 1)
     grid = functional.affine_grid(torch.stack([across, down], 1), x.shape, align_corners=False)
@@ -178,7 +179,7 @@ def rotated(x: Tensor, angles: Tensor) -> Tensor:
 def _require_images(x: Tensor, word: str) -> None:
     if x.dim() != 4:
         raise ConfigError(
-            f"augment = {word}: needs images (C, H, W), the data has shape {tuple(x.shape[1:])}; "
+            f"augment = {word}: needs images (C, H, W), the data have shape {tuple(x.shape[1:])}; "
             "use augment=noise or augment=mixup"
         )
 
@@ -192,14 +193,15 @@ def _pad_with_edge(x: Tensor, pad: int) -> Tensor:
 
 
 def _windows(padded: Tensor, draw: Draw, most: int, shape: torch.Size) -> Tensor:
-    """One window (H, W) of each padded image, its corner uniform over 0 .. most twice."""
+    """One window (H, W) of each padded image; its corner is uniform over 0 .. most in both axes."""
     top, left = (draw.integers(shape[0], 0, most + 1) for _ in range(2))
     views = padded.unfold(2, shape[2], 1).unfold(3, shape[3], 1)  # (B, C, rows, columns, H, W)
     return views[torch.arange(shape[0], device=padded.device), :, top, left]
 
 
 def _box(x: Tensor, draw: Draw, height: Tensor, width: Tensor) -> Tensor:
-    """(B, 1, H, W), true in a box of each image's own height and width (B,) about a pixel drawn."""
+    """(B, 1, H, W), true in a box of height and width (B,) centred on a random pixel of each
+    image."""
     inside = []
     for n, length in zip(x.shape[2:], (height, width), strict=True):
         start = (draw.integers(len(x), 0, n) - length // 2)[:, None]
@@ -209,6 +211,6 @@ def _box(x: Tensor, draw: Draw, height: Tensor, width: Tensor) -> Tensor:
 
 
 def _mixed(y: Tensor, partner: Tensor, share: Tensor, classes: int) -> Tensor:
-    """Class shares (B, K), also of labels that are shares already."""
+    """The mixed labels as class shares (B, K); y may be shares already."""
     y = y if y.is_floating_point() else functional.one_hot(y, classes).float()
     return torch.lerp(y[partner], y, share[:, None])

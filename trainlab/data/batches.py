@@ -1,6 +1,6 @@
-"""Training position -> batch: an index, a gather and one multiply-add.
+"""From a training step to its batch: an index, a gather and one multiply-add.
 
-Letters: N samples, B batch. Data, order and batch all lie on one device.
+Letters: N samples, B batch. Data, order and batch are on one device.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Unshuffled:
 
 
 class Batches:
-    """The batch of any training step, without having drawn the ones before it.
+    """The batch of any training step, without computing the ones before it.
 
     `order(epoch)` gives the indices (N,) of one epoch; every epoch has the same length. The only
     state is a cache of the current epoch's order. `per_epoch` batches make an epoch; the last may
@@ -56,7 +56,7 @@ class Batches:
         self.x, self.y = split.x, split.y
         self.preprocess = preprocess.to(self.x.device).expand(self.x.shape[1:])
         self.batch_size, self.order, self.augment = batch_size, order, augment
-        # images on the disk are read ahead, in the order of the batches to come
+        # images on disk are prefetched in the order of the coming batches
         self._read = self.x.reader() if hasattr(self.x, "reader") else self._gather
         self._load(0)
         self.per_epoch = len(self._indices)
@@ -82,7 +82,7 @@ class Batches:
         y = self.y.index_select(0, self._indices[position])
         if self.augment is not None:
             x, y = self.augment(x, y, step)
-        # the multiply-add reads uint8 pixels itself, no slower than after a conversion
+        # the multiply-add reads uint8 directly, which is as fast as converting first
         return self.preprocess(x), y
 
     def inputs(self) -> Iterator[Tensor]:

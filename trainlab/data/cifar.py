@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, read from the archive of their binary version. Named by conf/data/.
 
-torchvision fetches the version for Python, which is pickled; a pickle can run code, so it is not
-read here. The archive is checked as a whole and never unpacked to the disk.
+torchvision downloads the Python version, which is pickled. A pickle can run code, so it is not read
+here. The archive's digest is checked as a whole, and nothing is unpacked to disk.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainlab.data.fetch import downloaded, folder
+from trainlab.data.fetch import download_file, folder
 from trainlab.data.splits import FOR_IMAGES, Split, Splits, split_off_validation
 from trainlab.errors import DataError
 
@@ -22,14 +22,14 @@ PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of https://www.cs.toronto.edu/~kriz/ and what lies in its folder `inside`."""
+    """A file of https://www.cs.toronto.edu/~kriz/ and the files in its folder `inside`."""
 
     file: str
     sha256: str
     inside: str
     train: tuple[str, ...]
     test: str
-    names: str  # of the classes, one a line
+    names: str  # file of the class names, one per line
     labels: int  # bytes before the pixels of an image; the last is the class
 
 
@@ -62,7 +62,7 @@ def cifar10(
     The 50,000 for training are split, stratified, into 50,000 - val_size and val_size; test is the
     official 10,000. Reads `root`/cifar-10-binary.tar.gz; null is $TRAINLAB_DATA or
     ~/.cache/trainlab/data. With `download` torchvision fetches it. Raises DataError for a file
-    missing or damaged, ConfigError for a wrong val_size.
+    missing or damaged, ConfigError for an invalid val_size.
     """
     return _read(CIFAR10, "cifar10", folder(root), download, split_seed, val_size)
 
@@ -80,14 +80,14 @@ def _read(
     path = root / archive.file
     url = f"https://www.cs.toronto.edu/~kriz/{archive.file}"
     if download and not path.is_file():
-        downloaded(url, path)
+        download_file(url, path)
     parts = _verified(path, archive, url)
     classes = parts[archive.names].decode("ascii").split()
     both = [images(parts[file], archive.labels, f"{path}: {file}") for file in archive.train]
-    x, y = (torch.cat(each) for each in zip(*both, strict=True))
+    x, y = (torch.cat(parts) for parts in zip(*both, strict=True))
     test = Split(*images(parts[archive.test], archive.labels, f"{path}: {archive.test}"))
-    told = {"max_value": 255.0, "name": name, "keeps": FOR_IMAGES}
-    return split_off_validation(Split(x, y), test, classes, split_seed, val_size, **told)
+    facts = {"max_value": 255.0, "name": name, "keeps": FOR_IMAGES}
+    return split_off_validation(Split(x, y), test, classes, split_seed, val_size, **facts)
 
 
 def images(payload: bytes, labels: int, where: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +98,7 @@ def images(payload: bytes, labels: int, where: str) -> tuple[torch.Tensor, torch
     size = labels + PIXELS
     if not payload or len(payload) % size:
         raise DataError(
-            f"{where}: {len(payload)} bytes are no whole number of records of {size}; "
+            f"{where}: {len(payload)} bytes are not a whole number of records of {size}; "
             f"replace the file"
         )
     rows = torch.from_numpy(np.frombuffer(payload, np.uint8).reshape(-1, size).copy())
@@ -106,20 +106,20 @@ def images(payload: bytes, labels: int, where: str) -> tuple[torch.Tensor, torch
 
 
 def _verified(path: Path, archive: Archive, url: str) -> dict[str, bytes]:
-    """File name -> content, from an archive whose SHA-256 is the known one."""
+    """File name -> content of the archive, once its SHA-256 is checked."""
     if not path.is_file():
         raise DataError(
-            f"data.root = {path.parent}: no {path.name} there; put {url} there as it is, packed, "
+            f"data.root = {path.parent}: has no {path.name}; put {url} there without unpacking it, "
             f"or type data.download=true; data=digits needs no files"
         )
     with open(path, "rb") as file:
         payload = file.read(LARGEST)
-    seen = hashlib.sha256(payload).hexdigest()
-    if seen != archive.sha256:
+    digest = hashlib.sha256(payload).hexdigest()
+    if digest != archive.sha256:
         raise DataError(
-            f"{path}: damaged or not {url}: sha256 {seen}, expected {archive.sha256}; delete it, "
+            f"{path}: damaged or not {url}: sha256 {digest}, expected {archive.sha256}; delete it, "
             f"then put the real one there or type data.download=true"
         )
     with tarfile.open(fileobj=io.BytesIO(payload), mode="r:gz") as files:
-        wanted = (*archive.train, archive.test, archive.names)
-        return {each: files.extractfile(f"{archive.inside}/{each}").read() for each in wanted}
+        names = (*archive.train, archive.test, archive.names)
+        return {name: files.extractfile(f"{archive.inside}/{name}").read() for name in names}

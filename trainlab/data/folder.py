@@ -1,7 +1,7 @@
-"""A folder of images, one folder a class. Named by conf/data/.
+"""A folder of images with one subfolder per class. Named by conf/data/.
 
-What torchvision's ImageFolder does silently (hidden folders as classes, links followed in circles,
-classes counted anew in every split) is an error or a notice here, and names the file.
+What torchvision's ImageFolder does silently (hidden folders as classes, circular links, classes
+numbered separately in every split) is an error or a notice here that names the file.
 """
 
 import os
@@ -23,22 +23,22 @@ PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "t
 
 @dataclass
 class Listing:
-    """Every image of a folder: its file, its class, its split ("" where there are none)."""
+    """The images of a folder: file, class and split ("" without splits) of each."""
 
     classes: tuple[str, ...] = ()
     files: list[File] = field(default_factory=list)
     y: list[int] = field(default_factory=list)
     part: list[str] = field(default_factory=list)
-    odd: dict[str, list[Path]] = field(default_factory=dict)  # what is wrong -> files
+    remarks: dict[str, list[Path]] = field(default_factory=dict)  # what is unusual -> files
 
     def note(self, what: str, path: Path) -> None:
-        self.odd.setdefault(what, []).append(path)
+        self.remarks.setdefault(what, []).append(path)
 
     def notices(self) -> list[str]:
-        """One line a kind, however many files there are."""
+        """One line for each kind of remark, however many files it has."""
         return [
             f"{paths[0]}: {what}" + f" (and {len(paths) - 1:,} more)" * (len(paths) > 1)
-            for what, paths in self.odd.items()
+            for what, paths in self.remarks.items()
         ]
 
 
@@ -49,13 +49,14 @@ def image_folder(
     workers: int = 0,
     split_seed: int = 0,
 ) -> Splits:
-    """root/CLASS/*.jpg, dealt out as 70 / 10 / 20 %; or root/{train,val,test}/CLASS/*.jpg, where
-    without val a tenth of train is. Classes in alphabetical order; grey or colour, 0 to 255.
+    """root/CLASS/*.jpg, split 70 / 10 / 20 %; or root/{train,val,test}/CLASS/*.jpg, where a tenth
+    of train is validation if there is no val. Classes in alphabetical order; grey or colour, 0 to
+    255.
 
-    Decoded once into a file under $TRAINLAB_CACHE or ~/.cache/trainlab/images. `size`: the shorter
-    side is resized to it and the centre cut out; null: all images must have one size. Above
+    Decoded once into a file under $TRAINLAB_CACHE or ~/.cache/trainlab/images. `size`: resize
+    the shorter side to it and crop the centre; null: all images must have the same size. Above
     `memory_limit` MiB images are read from that file batch by batch, by `workers` processes (0: the
-    training itself). Raises DataError, which names the file, for whatever is not an image.
+    training process). Raises DataError with the file's name for anything that is not an image.
     """
     if root is None:
         raise DataError("data.root = null: data=image_folder needs a folder; type data.root=DIR")
@@ -66,29 +67,29 @@ def image_folder(
     else:
         x = Rows(images, torch.arange(len(images)), workers)
     whole = Split(x, torch.tensor(found.y))
-    told = {"max_value": 255.0, "name": "image_folder", "keeps": FOR_IMAGES}
-    told["notices"] = (*found.notices(), *notices)
+    facts = {"max_value": 255.0, "name": "image_folder", "keeps": FOR_IMAGES}
+    facts["notices"] = (*found.notices(), *notices)
     if not any(found.part):
-        return split_three_ways(whole, found.classes, split_seed, **told)
+        return split_three_ways(whole, found.classes, split_seed, **facts)
     where = {name: [i for i, part in enumerate(found.part) if part == name] for name in PARTS}
     parts = {name: whole.take(torch.tensor(where[name])) for name in where if where[name]}
     if "test" not in parts:
         raise DataError(f"{Path(root) / 'test'}: no such folder beside train; add it, or put the "
-                        f"class folders straight into {root}")  # fmt: skip
+                        f"class folders directly into {root}")  # fmt: skip
     if "val" in parts:
         splits = (parts[name] for name in ("train", "val", "test"))
-        return Splits(*splits, found.classes, **told)
+        return Splits(*splits, found.classes, **facts)
     tenth = max(len(parts["train"]) // 10, 1)
     return split_off_validation(
-        parts["train"], parts["test"], found.classes, split_seed, tenth, **told
+        parts["train"], parts["test"], found.classes, split_seed, tenth, **facts
     )
 
 
 def listing(root: Path) -> Listing:
-    """Every image below `root`, sorted by split, class and name. Opens none."""
+    """Every image below `root`, sorted by split, class and name. Opens none of them."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "no such folder"
-        raise DataError(f"data.root = {root}: {what}; give a folder of class folders")
+        raise DataError(f"data.root = {root}: {what}; give a folder with one subfolder per class")
     found = Listing()
     top = dict(_folders(root, root, found))
     if "train" not in top:
@@ -98,7 +99,7 @@ def listing(root: Path) -> Listing:
         return found
     if strange := [name for name in top if name not in PARTS]:
         raise DataError(
-            f"{top[strange[0]]}: a folder beside train; put it into train, val and test, or away"
+            f"{top[strange[0]]}: a folder beside train; move it into a split, or delete it"
         )
     for name in sorted(top, key=lambda name: list(PARTS).index(name)):
         inside = dict(_folders(top[name], root, found))
@@ -108,14 +109,14 @@ def listing(root: Path) -> Listing:
             lacking = top[name] if odd[0] in found.classes else top["train"]
             raise DataError(
                 f"{lacking / odd[0]}: no such folder, but another split has class {odd[0]}; every "
-                f"split needs every class, or labels would shift"
+                f"split needs every class, or class numbers would differ"
             )
     return found
 
 
 def _folders(place: Path, root: Path, found: Listing) -> Iterator[tuple[str, Path]]:
-    """Name and path of the folders in `place`; hidden ones and files are left out and told."""
-    seen = {os.path.realpath(place): place}
+    """Name and path of the folders in `place`; hidden ones and files are skipped with a remark."""
+    paths = {os.path.realpath(place): place}
     files = []
     for entry in _entries(place):
         path = place / entry.name
@@ -126,27 +127,25 @@ def _folders(place: Path, root: Path, found: Listing) -> Iterator[tuple[str, Pat
             continue
         real = os.path.realpath(path)
         if real == "/" or Path(os.path.realpath(root)).is_relative_to(real):
-            raise DataError(f"{path}: a link back to {real}, so images would never end; remove it")
-        if real in seen:
-            raise DataError(f"{path}: the same folder as {seen[real]}, so its images would count "
+            raise DataError(f"{path}: a link back to {real}, an endless loop; remove it")
+        if real in paths:
+            raise DataError(f"{path}: the same folder as {paths[real]}, so its images would count "
                             f"twice; remove the link")  # fmt: skip
-        seen[real] = path
+        paths[real] = path
         yield entry.name, path
-    if len(seen) == 1:
+    if len(paths) == 1:
         raise DataError(
-            f"{place}: no class folders in it, and {len(files)} files; make one for each class"
+            f"{place}: has {len(files)} files and no class folders; make one folder per class"
         )
     for path in files:
-        found.note("beside the class folders, left out", path)
+        found.note("not in a class folder, skipped", path)
 
 
 def _classes(place: Path, folders: dict[str, Path], part: str, found: Listing) -> tuple[str, ...]:
-    """List the images of these class folders; the class names."""
+    """Add the images of these class folders to `found`; returns the class names."""
     names = tuple(sorted(folders))
     if len(names) == 1:
-        raise DataError(
-            f"{folders[names[0]]}: the only class in {place}; there must be two or more"
-        )
+        raise DataError(f"{folders[names[0]]}: the only class in {place}; two or more are needed")
     for label, name in enumerate(names):
         before = len(found.files)
         for file in _images(folders[name], f"{part}/{name}".lstrip("/"), place, found):
@@ -159,30 +158,28 @@ def _classes(place: Path, folders: dict[str, Path], part: str, found: Listing) -
 
 
 def _images(folder: Path, inside: str, place: Path, found: Listing) -> Iterator[File]:
-    """The image files straight in one class folder."""
+    """The image files directly in one class folder."""
     stems = {}
     for entry in _entries(folder):
         path = folder / entry.name
         if _hidden(path, found):
             continue
         if os.path.isdir(path):
-            raise DataError(
-                f"{path}: a folder inside a class; images must lie straight in {folder}"
-            )
+            raise DataError(f"{path}: a folder inside a class; put images directly in {folder}")
         if not os.path.isfile(path):
-            raise DataError(f"{path}: leads to no file; repair the link or remove it")
+            raise DataError(f"{path}: a broken link; repair or remove it")
         if path.suffix.lower() not in SUFFIXES:
-            found.note("not an image by its name, left out", path)
+            found.note("not an image by its name, skipped", path)
             continue
         if path.stem in stems:
             found.note(
                 f"perhaps the same image as the {stems[path.stem]} beside it; both used", path
             )
         stems[path.stem] = path.suffix
-        about = os.stat(path)
-        if about.st_size == 0:
+        stat = os.stat(path)
+        if stat.st_size == 0:
             raise DataError(f"{path}: an empty file (0 bytes); replace or remove it")
-        yield File(path, f"{inside}/{entry.name}", about.st_size, about.st_mtime_ns)
+        yield File(path, f"{inside}/{entry.name}", stat.st_size, stat.st_mtime_ns)
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -190,11 +187,13 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror}); mend its rights") from error
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}); fix its permissions"
+        ) from error
 
 
 def _hidden(path: Path, found: Listing) -> bool:
     hidden = path.name.startswith(".") or path.name == "__MACOSX"
     if hidden:
-        found.note("hidden, left out", path)
+        found.note("hidden, skipped", path)
     return hidden

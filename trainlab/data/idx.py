@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainlab.data.fetch import fetched, folder
+from trainlab.data.fetch import download_dataset, folder
 from trainlab.data.splits import FOR_IMAGES, NO_FLIP, Split, Splits, split_off_validation
 from trainlab.errors import DataError
 
-# sha256 of the unpacked IDX files in the copies of MNIST that are in use: first as LeCun published
-# them and torchvision downloads them; then one with the same images in another order. A set must be
-# of one copy throughout: images of one with labels of the other would be noise.
+# SHA-256 of the unpacked IDX files of the two copies of MNIST in use: the one LeCun published and
+# torchvision downloads, and one with the same images in another order. All four files must be of
+# one copy: images of one with labels of the other would have random labels.
 MNIST_DIGESTS = {
     "train-images-idx3-ubyte": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -38,7 +38,7 @@ MNIST_DIGESTS = {
         "d29f8495dbfcd9baaee177306d6ed207fb661b8e67d588f8b7f8feb7d83f5472",
     ),
 }
-# md5 of the .gz files of Fashion-MNIST, as torchvision checks them; they are kept packed
+# MD5 of the .gz files of Fashion-MNIST, the digests torchvision checks
 FASHION_DIGESTS = {
     "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d",),
     "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe",),
@@ -60,14 +60,14 @@ def mnist(
     The 60,000 for training are split, stratified, into 60,000 - val_size and val_size; test is
     the official 10,000. Reads `root`/MNIST/raw or `root`, plain or .gz; null is $TRAINLAB_DATA or
     ~/.cache/trainlab/data. With `download` torchvision fetches missing files.
-    Raises DataError for files missing, damaged or unknown, ConfigError for a wrong val_size.
+    Raises DataError for files missing, damaged or unknown, ConfigError for an invalid val_size.
     """
     where = folder(root)
     if download and any(_find(where, "MNIST", name) is None for name in MNIST_DIGESTS):
-        fetched("MNIST", where)
+        download_dataset("MNIST", where)
     files = _verified(where, "MNIST", MNIST_DIGESTS)
-    told = {"max_value": 255.0, "name": "mnist", "keeps": NO_FLIP}
-    return _splits(files, tuple("0123456789"), split_seed, val_size, told)
+    facts = {"max_value": 255.0, "name": "mnist", "keeps": NO_FLIP}
+    return _splits(files, tuple("0123456789"), split_seed, val_size, facts)
 
 
 def fashion_mnist(
@@ -75,15 +75,15 @@ def fashion_mnist(
 ) -> Splits:
     """70,000 28x28 pictures of clothes, values 0 to 255. Xiao, Rasul, Vollgraf (2017).
 
-    As `mnist`, but read from the four .gz files alone, in `root`/FashionMNIST/raw or `root`: their
-    digests are the ones that are known.
+    As `mnist`, but read from the four .gz files only, in `root`/FashionMNIST/raw or `root`: the
+    known digests are those of the .gz files.
     """
     where = folder(root)
     if download and any(_find(where, "FashionMNIST", n, (".gz",)) is None for n in FASHION_DIGESTS):
-        fetched("FashionMNIST", where)
+        download_dataset("FashionMNIST", where)
     files = _verified(where, "FashionMNIST", FASHION_DIGESTS, packed=True)
-    told = {"max_value": 255.0, "name": "fashion_mnist", "keeps": FOR_IMAGES}
-    return _splits(files, FASHION_CLASSES, split_seed, val_size, told)
+    facts = {"max_value": 255.0, "name": "fashion_mnist", "keeps": FOR_IMAGES}
+    return _splits(files, FASHION_CLASSES, split_seed, val_size, facts)
 
 
 def _splits(
@@ -91,13 +91,13 @@ def _splits(
     classes: Sequence[str],
     split_seed: int,
     val_size: int,
-    told: dict[str, Any],
+    facts: dict[str, Any],
 ) -> Splits:
     x, y, test_x, test_y = (
         parse_idx(payload, 3 if "idx3" in path.name else 1, path) for path, payload in files
     )
     both, test = Split(x[:, None], y.long()), Split(test_x[:, None], test_y.long())
-    return split_off_validation(both, test, classes, split_seed, val_size, **told)
+    return split_off_validation(both, test, classes, split_seed, val_size, **facts)
 
 
 def parse_idx(payload: bytes, dims: int, path: Path | str) -> Tensor:
@@ -128,7 +128,7 @@ def _find(root: Path, name: str, file: str, ends: Sequence[str] = ("", ".gz")) -
 def _verified(
     root: Path, name: str, digests: dict[str, tuple[str, ...]], packed: bool = False
 ) -> list[tuple[Path, bytes]]:
-    """The four files, unpacked, in the order of `digests` and known to be of one copy.
+    """The four files, unpacked, in the order of `digests`, checked to be of one copy.
 
     digests: file -> SHA-256 of its content in each copy, or with `packed` the MD5 of its .gz.
     """
@@ -144,19 +144,19 @@ def _verified(
                 f"data=digits needs no files"
             )
         payload = path.read_bytes()[:LARGEST] if packed else _unpacked(path)
-        seen = (_md5 if packed else hashlib.sha256)(payload).hexdigest()
-        if seen not in expected:
+        digest = (_md5 if packed else hashlib.sha256)(payload).hexdigest()
+        if digest not in expected:
             raise DataError(
-                f"{path}: damaged or not {name}: {'md5' if packed else 'sha256'} {seen}, expected "
+                f"{path}: damaged or not {name}: {'md5' if packed else 'sha256'} {digest}, not "
                 f"{' or '.join(expected)}; delete it, then put the real one there or type "
                 f"data.download=true"
             )
         files.append((path, gzip.decompress(payload) if packed else payload))
-        copies.add(expected.index(seen))
+        copies.add(expected.index(digest))
     if len(copies) > 1:
         raise DataError(
-            f"data.root = {root}: files of two copies of {name} in different order, so labels "
-            f"would not belong to their images; take all four files from one copy"
+            f"data.root = {root}: files from two copies of {name} with different orders, so labels "
+            f"would not match their images; take all four files from one copy"
         )
     return files
 
@@ -166,9 +166,11 @@ def _md5(payload: bytes) -> Any:
 
 
 def _unpacked(path: Path) -> bytes:
-    """What is in the file; of an oversized one only the start, which no digest will match."""
+    """The file's content, cut at LARGEST; no digest matches one that is larger."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             return file.read(LARGEST)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged archive ({error}); delete and refetch it") from None
+        raise DataError(
+            f"{path}: damaged archive ({error}); delete it and download it again"
+        ) from None

@@ -1,7 +1,7 @@
-"""Images decoded once into a file of bytes under the user's cache folder.
+"""Images decoded once into a cache file under the user's cache folder.
 
-The file is named by a digest of the list of images (path, bytes, time of change) and of how they
-were decoded, so a changed image makes a new file. Letters: N images, C channels, H W image.
+The file's name is a digest of the list of images (path, bytes, time of change) and of how they are
+decoded, so a changed image leads to a new file. Letters: N images, C channels, H W image.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import numpy as np
 from trainlab.errors import DataError
 from trainlab.storage import atomic
 
-FORMAT = 1  # of the cache: another decoding, another number
+FORMAT = 1  # of the cache; to be raised when decoding changes
 AT_ONCE = 256  # images in memory while decoding
 decodes = 0  # images decoded by this process
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error)
@@ -31,7 +31,7 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, str
 
 @dataclass(frozen=True)
 class File:
-    """An image file: where it is, what it is called below the root, its bytes, when it changed."""
+    """An image file: its path, its name below the root, its size in bytes, when it changed (ns)."""
 
     path: Path
     name: str
@@ -41,7 +41,7 @@ class File:
 
 @dataclass(frozen=True)
 class Decoded:
-    """pixels (H, W, 3) uint8; whether they are grey; what was converted, if anything."""
+    """pixels (H, W, 3) uint8; whether they are grey; which conversion was needed, "" for none."""
 
     pixels: np.ndarray
     grey: bool
@@ -64,7 +64,7 @@ def decode_all(root: Path, files: Sequence[File], size: int | None) -> tuple[np.
     base = os.environ.get("TRAINLAB_CACHE")
     folder = Path(base) if base else Path("~/.cache/trainlab/images").expanduser()
     cache, beside = folder / f"{name}.npy", folder / f"{name}.json"
-    fresh = []
+    new_notices = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (cache.exists() and beside.exists()):
@@ -72,21 +72,23 @@ def decode_all(root: Path, files: Sequence[File], size: int | None) -> tuple[np.
             notices = _build(files, size, cache)
             atomic.write_json(beside, notices)
             took = time.monotonic() - begun
-            fresh = [f"{root}: {len(files):,} images decoded in {took:.1f} s into {cache}"]
+            new_notices = [f"{root}: {len(files):,} images decoded in {took:.1f} s into {cache}"]
     except OSError as error:
         raise atomic.unwritable(cache, error) from error
     try:
         images = np.load(cache, mmap_mode="r", allow_pickle=False)
         notices = json.loads(beside.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{cache}: damaged ({error}); delete it, it is made again") from None
+        raise DataError(f"{cache}: damaged ({error}); delete it, and it is rebuilt") from None
     if len(images) != len(files):
-        raise DataError(f"{cache}: {len(images)} images of {len(files)}; delete it")
-    return images, fresh + notices
+        raise DataError(
+            f"{cache}: holds {len(images)} of {len(files)} images; delete it, and it is rebuilt"
+        )
+    return images, new_notices + notices
 
 
 def _build(files: Sequence[File], size: int | None, cache: Path) -> list[str]:
-    """Decode everything and put it in its place, whole or not at all. Returns notices."""
+    """Decode all images and write the cache file, all or nothing. Returns notices."""
     global decodes
     first = decode(files[0].path, size)
     height, width, _ = first.pixels.shape
@@ -108,28 +110,28 @@ def _build(files: Sequence[File], size: int | None, cache: Path) -> list[str]:
         atomic.replace(path, cache)
     atomic.sync_folder(cache.parent)
     notices = [
-        f"{some[0].path}: {what}, as {len(some):,} of {len(files):,} images"
-        for what, some in converted.items()
+        f"{same[0].path}: {what}, as in {len(same):,} of {len(files):,} images"
+        for what, same in converted.items()
     ]
     if 0 < len(greys) < len(files):
         notices.append(
-            f"{greys[0].path}: grey among colours, as {len(greys):,} of {len(files):,} images; "
+            f"{greys[0].path}: grey among colour, as {len(greys):,} of {len(files):,} images; "
             f"stored with three equal channels"
         )
     return notices
 
 
 def _all(files: Sequence[File], size: int | None, first: Decoded) -> Iterator[tuple[File, Decoded]]:
-    """Every image in order; the first one that is wrong raises."""
+    """Every image, in order. Raises DataError at the first one that cannot be used."""
     yield files[0], first
-    look = partial(_alike, files[0].path, first.pixels.shape, size)
+    decode_same_size = partial(_decode_same_size, files[0].path, first.pixels.shape, size)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
         for start in range(1, len(files), AT_ONCE):
-            few = files[start : start + AT_ONCE]
-            yield from zip(few, pool.map(look, few), strict=True)
+            chunk = files[start : start + AT_ONCE]
+            yield from zip(chunk, pool.map(decode_same_size, chunk), strict=True)
 
 
-def _alike(first: Path, shape: tuple[int, ...], size: int | None, file: File) -> Decoded:
+def _decode_same_size(first: Path, shape: tuple[int, ...], size: int | None, file: File) -> Decoded:
     image = decode(file.path, size)
     if image.pixels.shape != shape:
         (h, w, _), (h0, w0, _) = image.pixels.shape, shape
@@ -141,7 +143,8 @@ def _alike(first: Path, shape: tuple[int, ...], size: int | None, file: File) ->
 
 
 def decode(path: Path, size: int | None = None) -> Decoded:
-    """One image, upright, as colour; with `size`, resized and cut to (size, size)."""
+    """One image in RGB, turned upright by its EXIF tag; with `size`, resized and cropped to (size,
+    size)."""
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError:
@@ -150,13 +153,13 @@ def decode(path: Path, size: int | None = None) -> Decoded:
         ) from None
     try:
         with Image.open(path) as image:
-            converted = _judged(image, path)
+            converted = _conversion(image, path)
             image.load()
             if _alpha(image):
-                converted = "an alpha channel without effect was dropped"
+                converted = "opaque alpha channel dropped"
                 if image.convert("RGBA").getextrema()[3][0] < 255:
                     raise DataError(
-                        f"{path}: has transparent pixels, whose colour is arbitrary; "
+                        f"{path}: has transparent pixels, whose colour is undefined; "
                         f"flatten it onto a background"
                     )
             grey = image.mode in ("1", "L", "LA")
@@ -169,17 +172,15 @@ def decode(path: Path, size: int | None = None) -> Decoded:
         raise DataError(f"{path}: cannot be decoded ({reason}); replace or remove it") from None
 
 
-def _judged(image: Any, path: Path) -> str:
-    """Refuse, by its header alone, what 8 bits and one frame cannot hold; say what is converted."""
-    if (
-        getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
-    ):  # of a phone: a picture and its preview
-        raise DataError(
-            f"{path}: {image.n_frames} frames; an image must have one: save the one that counts"
-        )
-    # Pillow gives 16-bit colour as 8-bit without a word; only the decoder's arguments tell
+def _conversion(image: Any, path: Path) -> str:
+    """The conversion that an image needs, "" for none, from its header alone. Raises DataError for
+    more than 8 bits or more than one frame."""
+    # an MPO file of a phone is a picture and its preview
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DataError(f"{path}: {image.n_frames} frames, expected one; save the one you need")
+    # Pillow silently reduces 16-bit colour to 8; only the decoder's arguments show it
     if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
-        raise DataError(f"{path}: more than 8 bits a channel; save it with 8")
+        raise DataError(f"{path}: more than 8 bits per channel; save it with 8")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return f"converted from {image.mode} to RGB"
     return "palette colours converted to RGB" if image.mode == "P" and not _alpha(image) else ""
@@ -190,12 +191,12 @@ def _alpha(image: Any) -> bool:
 
 
 def _header(out: Any, shape: tuple[int, ...]) -> None:
-    told = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(out, told)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
 
 
 def _one_channel(path: Path) -> None:
-    """Keep one of three equal channels."""
+    """Rewrite a file of three equal channels with one channel."""
     images = np.load(path, mmap_mode="r")
     with _beside(path) as grey:
         with open(grey, "xb") as out:
@@ -209,7 +210,7 @@ def _one_channel(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A name beside `path`, gone again if what is written there does not come to its end."""
+    """A temporary path in the same folder; the file is removed unless it was renamed."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield temporary

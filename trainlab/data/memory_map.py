@@ -1,4 +1,4 @@
-"""Images that are too many for memory: rows of a memory-mapped file, read ahead of the training.
+"""Images that do not fit in memory: rows of a memory-mapped file, prefetched during training.
 
 Letters: N images of the file, n of this split, B batch, C channels, H W image.
 """
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 
 class Rows:
-    """Some images of a file, in some order: what a Tensor (n, C, H, W) uint8 would be.
+    """A selection of images of a file, in some order; stands for a Tensor (n, C, H, W) uint8.
 
-    It has of a Tensor what splits, preprocessing and batches ask for. `index_select` and `join`
-    read nothing; `split` and `reader` give real tensors.
+    It has the Tensor methods that splits, preprocessing and batches use. `index_select` and `join`
+    read nothing; `split` and `reader` return real tensors.
     """
 
     dtype = torch.uint8
@@ -45,20 +45,20 @@ class Rows:
         return False
 
     def to(self, device: torch.device | str) -> "Rows":
-        """Where batches will be; the file stays where it is."""
+        """Batches will be on this device; the file stays on disk."""
         return Rows(self.images, self.index, self.workers, device)
 
     def index_select(self, dim: int, index: Tensor) -> "Rows":
-        chosen = self.index.index_select(0, index.cpu())
-        return Rows(self.images, chosen, self.workers, self.device)
+        rows = self.index.index_select(0, index.cpu())
+        return Rows(self.images, rows, self.workers, self.device)
 
     def join(self, other: "Rows") -> "Rows":
-        """These and other rows of the same file."""
+        """These rows, followed by other rows of the same file."""
         index = torch.cat([self.index, other.index])
         return Rows(self.images, index, self.workers, self.device)
 
     def split(self, size: int) -> "Chunks":
-        """Like Tensor.split, read when iterated, any number of times. On the CPU."""
+        """Like Tensor.split; read from disk at each iteration, on the CPU."""
         return Chunks(self.images, self.index.split(size))
 
     def reader(self) -> "Reader":
@@ -78,8 +78,8 @@ class Chunks:
 class Reader:
     """reader(indices, position) -> batch x (B, C, H, W) uint8 of indices[position].
 
-    As long as positions follow each other a DataLoader reads ahead; any other position starts it
-    anew there, so that a resumed run gets the batches that it would have got.
+    While positions are consecutive a DataLoader prefetches; any other position restarts it there,
+    so a resumed run gets the same batches.
     """
 
     def __init__(self, rows: Rows):
@@ -101,13 +101,13 @@ class Reader:
             num_workers=self.rows.workers,
             collate_fn=_unchanged,
             pin_memory=self.rows.device.type == "cuda",
-            generator=torch.Generator(),  # without one it draws from the global stream
+            generator=torch.Generator(),  # else it draws from the global stream
         )
         return iter(loader)
 
 
 class Images:
-    """What a DataLoader takes: a whole batch at once."""
+    """A data set for DataLoader that fetches a whole batch at once."""
 
     def __init__(self, images: np.ndarray):
         self.images = images

@@ -1,6 +1,6 @@
-"""A data set of the user's own: one .npz file of arrays. Named by conf/data/.
+"""The user's own data set in one .npz file. Named by conf/data/.
 
-Nothing in it is trusted: no pickles, and no size is believed before it is compared with the file.
+The file is not trusted: pickles are refused, and each size in it is checked against the file.
 Letters: N samples, C channels, H W image, F features, K classes.
 """
 
@@ -37,8 +37,8 @@ def npz(
     val_size: int | None = None,
     max_value: float | None = None,
 ) -> Splits:
-    """Arrays x and y, dealt out as 70 / 10 / 20 %; or x_train, y_train with x_test, y_test and,
-    if there, x_val, y_val (else `val_size` of train, null: a tenth).
+    """Arrays x and y, split 70 / 10 / 20 %; or x_train, y_train with x_test, y_test and optionally
+    x_val, y_val (else `val_size` samples of train, null: a tenth).
 
     x: (N, F) numbers for a table; (N, H, W) or (N, C, H, W) uint8 for images, whose largest value
     is `max_value` (null: 255). y (N,): whole numbers or text. Optional: `classes` (K,) text, the
@@ -49,41 +49,42 @@ def npz(
     path = Path(root).expanduser()
     arrays = read(path)
     named = [part for part in PARTS if f"x_{part}" in arrays or f"y_{part}" in arrays]
-    wanted = [f"{axis}_{part}" for part in named for axis in "xy"] if named else ["x", "y"]
+    needed = [f"{axis}_{part}" for part in named for axis in "xy"] if named else ["x", "y"]
     if named and not {"train", "test"} <= set(named):
-        wanted = ["x_train", "y_train", "x_test", "y_test"]
-    for name in wanted:
+        needed = ["x_train", "y_train", "x_test", "y_test"]
+    for name in needed:
         if name not in arrays:
             has = ", ".join(sorted(arrays)) or "nothing"
             raise DataError(
                 f"{path}: has no array {name} (it has {has}); write it as {WRITE}, or with "
                 f"x_train, y_train, x_test, y_test"
             )
-    xs = [_samples(arrays[name], f"{path}: {name}") for name in wanted[::2]]
-    ys, classes = _labels([arrays[name] for name in wanted[1::2]], arrays.get("classes"), path)
+    xs = [_samples(arrays[name], f"{path}: {name}") for name in needed[::2]]
+    ys, classes = _labels([arrays[name] for name in needed[1::2]], arrays.get("classes"), path)
     splits = [Split(x, y) for x, y in zip(xs, ys, strict=True)]
     image = xs[0].dim() == 4
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "max_value": max_value or (255.0 if image else 1.0),
         "name": "npz",
         "keeps": FOR_IMAGES if image else FOR_TABLES,
         "columns": tuple(map(str, arrays.get("columns", ()))),
     }
-    if not image and len(told["columns"]) not in (0, xs[0].shape[1]):
+    if not image and len(facts["columns"]) not in (0, xs[0].shape[1]):
         raise DataError(
-            f"{path}: columns names {len(told['columns'])} of {xs[0].shape[1]} features; "
+            f"{path}: columns names {len(facts['columns'])} of {xs[0].shape[1]} features; "
             f"give one name each"
         )
     if len(splits) == 3:
-        return Splits(*splits, classes, **told)
+        return Splits(*splits, classes, **facts)
     if len(splits) == 2:
         size = val_size or max(len(splits[0]) // 10, 1)
-        return split_off_validation(*splits, classes, split_seed, size, **told)
-    return split_three_ways(splits[0], classes, split_seed, **told)
+        return split_off_validation(*splits, classes, split_seed, size, **facts)
+    return split_three_ways(splits[0], classes, split_seed, **facts)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz file. DataError for what is not one, damaged, pickled or too large."""
+    """The arrays of an .npz file. Raises DataError for a file that is damaged, pickled, too large
+    or not an .npz."""
     try:
         with zipfile.ZipFile(path) as file:
             members = [member for member in file.infolist() if member.filename.endswith(".npy")]
@@ -102,7 +103,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """One array, once its header accounts for every byte."""
+    """One array, after its header is checked against its size in bytes."""
     where = f"{path}: {member.filename[:-4]}"
     with file.open(member) as stream:
         try:
@@ -110,20 +111,22 @@ def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.nda
         except (ValueError, KeyError) as error:
             raise DataError(f"{where}: not an array ({error}); write it with {WRITE}") from None
         if dtype.hasobject:
-            raise DataError(f"{where}: holds Python objects, which are pickles and are not read; "
-                            f"store numbers or text, as x.astype('float32')")  # fmt: skip
-        bytes_said = math.prod(shape) * dtype.itemsize
-        data = stream.read(bytes_said + 1)
-        if len(data) != bytes_said:
-            raise DataError(f"{where}: its header says {shape} {dtype}, not what it holds; "
-                            f"write it anew with {WRITE}")  # fmt: skip
+            raise DataError(f"{where}: holds Python objects, which are pickled and not read; "
+                            f"store numbers or text, such as x.astype('float32')")  # fmt: skip
+        n_bytes = math.prod(shape) * dtype.itemsize
+        data = stream.read(n_bytes + 1)
+        if len(data) != n_bytes:
+            raise DataError(f"{where}: its size does not match its header, {shape} {dtype}; "
+                            f"write it again with {WRITE}")  # fmt: skip
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _samples(x: np.ndarray, where: str) -> Tensor:
     """(N, C, H, W) uint8 or (N, F) float32."""
     if x.ndim == 2 and x.dtype.kind in "biuf":
-        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes inf, refused
+        with np.errstate(
+            over="ignore"
+        ):  # a value too large for float32 becomes inf, which is refused later
             return torch.from_numpy(x.astype(np.float32))
     if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         raise DataError(f"{where}: {x.shape} has the channels last; store x.transpose(0, 3, 1, 2)")

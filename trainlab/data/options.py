@@ -1,6 +1,7 @@
-"""What a user may change about any data set: `data.train_size`, `data.classes`, ...
+"""Options that apply to any data set: `data.train_size`, `data.classes`, ...
 
-One pure function from splits to splits, so no source knows of these keys. N samples, K classes.
+One pure function from splits to splits, so no data source needs to know these keys. N samples, K
+classes.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def apply_options(
     order: str = "shuffled",
 ) -> Splits:
     """The splits with these options, in this order: classes, features, validation, imbalance,
-    size, label noise. Test samples are only ever taken out with their class or column.
+    size, label noise. Test samples change only by `classes` and `features`.
 
     Raises ConfigError for options that this data set does not allow.
     """
@@ -60,28 +61,28 @@ def apply_options(
 
 
 def _positions(key: str, wanted: Sequence[str], names: Sequence[str], least: int) -> list[int]:
-    """Positions of the names or numbers asked for, in the order of the data set."""
-    found = []
-    for each in map(str, wanted):
-        number = int(each) if each.isdecimal() else len(names)
-        if each in names:
-            number = names.index(each)
+    """Positions in `names` of the names or numbers `wanted`, sorted."""
+    positions = []
+    for name in map(str, wanted):
+        number = int(name) if name.isdecimal() else len(names)
+        if name in names:
+            number = names.index(name)
         if number >= len(names):
             raise ConfigError(
-                f"{key} = {as_typed(list(wanted))}: {each} is none of {', '.join(names[:100])}; "
-                f"name them, or number them 0 to {len(names) - 1}"
+                f"{key} = {as_typed(list(wanted))}: {name} is not one of {', '.join(names[:100])}; "
+                f"give names, or numbers 0 to {len(names) - 1}"
             )
-        found.append(number)
-    if len(set(found)) < max(least, len(found)):
+        positions.append(number)
+    if len(set(positions)) < max(least, len(positions)):
         raise ConfigError(
-            f"{key} = {as_typed(list(wanted))}: must be {least} or more, none twice; "
+            f"{key} = {as_typed(list(wanted))}: must be {least} or more different ones; "
             f"such as {key}=[{names[0]},{names[-1]}]"
         )
-    return sorted(found)
+    return sorted(positions)
 
 
 def keep_classes(splits: Splits, kept: list[int]) -> Splits:
-    """Only the samples of the classes `kept`, which become 0, 1, ... in the order they had."""
+    """Keep only the samples of the classes `kept`, renumbered 0, 1, ... in their order."""
     new = torch.full((len(splits.classes),), -1)
     new[kept] = torch.arange(len(kept))
 
@@ -94,11 +95,11 @@ def keep_classes(splits: Splits, kept: list[int]) -> Splits:
 
 
 def keep_columns(splits: Splits, wanted: Sequence[str]) -> Splits:
-    """Only these columns of a table, by name or number."""
+    """Keep only these columns of a table, by name or number."""
     if len(splits.shape) != 1:
         raise ConfigError(
-            f"data.features = {as_typed(list(wanted))}: data={splits.name} has images, and only a "
-            f"table has columns; leave data.features out"
+            f"data.features = {as_typed(list(wanted))}: data={splits.name} has images, which "
+            f"have no columns; leave data.features out"
         )
     names = splits.columns or tuple(map(str, range(splits.shape[0])))
     kept = _positions("data.features", wanted, names, 1)
@@ -114,7 +115,7 @@ def _train_and_val(splits: Splits) -> Split:
 
 
 def split_fold(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
-    """Fold `fold` of `folds` stratified parts of training and validation is the validation."""
+    """Split training and validation into `folds` stratified parts; part `fold` is validation."""
     both = _train_and_val(splits)
     if not fold < folds <= len(both):
         raise ConfigError(
@@ -128,12 +129,12 @@ def split_fold(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
 
 
 def resplit_validation(splits: Splits, fraction: float, seed: int) -> Splits:
-    """Training and validation dealt anew: this share of them, rounded, is the validation."""
+    """Split training and validation again: round(fraction * N) of them are validation."""
     both = _train_and_val(splits)
     size = round(fraction * len(both))
     if not 0 < size < len(both):
         raise ConfigError(
-            f"data.val_fraction = {fraction}: {size} of {len(both)} samples leaves a split empty; "
+            f"data.val_fraction = {fraction}: {size} of {len(both)} samples leave a split empty; "
             f"such as data.val_fraction=0.2"
         )
     train, val = stratified(both.y, (len(both) - size, size), seed)
@@ -158,7 +159,7 @@ def imbalanced(y: Tensor, classes: int, ratio: float, seed: int) -> Tensor:
 
 
 def _stratified_part(y: Tensor, size: int, seed: int) -> Tensor:
-    """Sorted indices of a stratified part of so many samples."""
+    """Sorted indices of a stratified subset of `size` samples."""
     if size > len(y):
         raise ConfigError(
             f"data.train_size = {size}: there are {len(y)} training samples; use at most {len(y)}"
@@ -166,7 +167,7 @@ def _stratified_part(y: Tensor, size: int, seed: int) -> Tensor:
     part = stratified(y, (size, len(y) - size), seed)[0]
     if len(y[part].unique()) < len(y.unique()):
         raise ConfigError(
-            f"data.train_size = {size}: leaves a class without a sample; use {4 * len(y.unique())}"
+            f"data.train_size = {size}: leaves a class without samples; use {4 * len(y.unique())}"
         )
     return part
 

@@ -1,6 +1,6 @@
 """Preprocessing, fitted on the training split alone. Named by conf/preprocess/.
 
-Each is one multiply-add, z = x * scale + shift, so it folds into the batch and can be undone.
+Each is one multiply-add, z = x * scale + shift, so it is cheap per batch and invertible.
 Letters: B batch, N samples, C channels, H W image, F features.
 """
 
@@ -18,7 +18,7 @@ from trainlab.config import did_you_mean, words
 from trainlab.data.splits import Splits
 from trainlab.errors import ConfigError
 
-MANIFEST_LIMIT = 1000  # numbers; a manifest is written at every checkpoint
+MANIFEST_LIMIT = 1000  # numbers; more go into a file, as a manifest is written at every checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +36,34 @@ class Affine:
         return torch.addcmul(self.shift, x, self.scale)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Back to the values before, for showing an image or a feature."""
+        """Undo the preprocessing, to show an image or a feature."""
         return (z - self.shift) / self.scale
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps; `Affine(**state)` is the same map again."""
+        """The tensors that a checkpoint keeps; `Affine(**state)` restores the map."""
         return {"scale": self.scale, "shift": self.shift}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Affine":
         return Affine(self.scale.to(device, dtype), self.shift.to(device, dtype))
 
     def expand(self, shape: torch.Size | tuple[int, ...]) -> "Affine":
-        """The same map laid out for samples of one shape.
+        """The same map, expanded to the shape of one sample.
 
-        On a CPU addcmul is slow with a scalar per channel: MNIST B=128 57 us, laid out 14 us.
+        On a CPU addcmul is slow with a scalar per channel: MNIST B=128 57 us, expanded 14 us.
         """
         return Affine(*(t.expand(shape).contiguous() for t in (self.scale, self.shift)))
 
     def manifest_entry(self) -> dict[str, Any]:
-        """The state as a manifest can hold it: numbers, or the file of them that `keep` writes."""
+        """The state for a manifest: the numbers, or the name of the file that `write_file`
+        writes."""
         if self.scale.numel() <= MANIFEST_LIMIT:
             return {name: t.tolist() for name, t in self.state().items()}
         from trainlab.data import preprocess_file
 
-        return preprocess_file.named(self.state())
+        return preprocess_file.reference(self.state())
 
     def write_file(self, run: Path) -> None:
-        """Write that file into the run folder, if there is one."""
+        """Write that file into the run folder, where the state is too large for the manifest."""
         if self.scale.numel() > MANIFEST_LIMIT:
             from trainlab.data import preprocess_file
 
@@ -74,8 +75,8 @@ class Affine:
 
 
 def fit(door: Callable, node: Any, own: dict[str, Any], splits: Splits) -> tuple[Any, Any]:
-    """The preprocessing of the training split, and that of the others: the same, unless
-    `preprocess.test` names another word."""
+    """The preprocessing of training, and that of validation and test: the same one, unless
+    `preprocess.test` names another word. Both are fitted on the training split."""
     fitted = door(node)(splits.train.x, splits.max_value)
     if own["test"] is None:
         return fitted, fitted
@@ -118,7 +119,7 @@ def mean_std(x: Tensor, max_value: float, axes: tuple[int, ...]) -> tuple[Tensor
     count = math.prod(x.shape) // total.numel()
     mean = total / count
     squares = over(part.double().sub_(mean).square_() for part in chunks)
-    # a constant column may miss std 0 by a rounding error, so ask the values themselves
+    # the std of a constant column may differ from 0 by rounding, so compare the values
     low = torch.stack([part.amin(axes, keepdim=True)[0] for part in chunks]).amin(0)
     high = torch.stack([part.amax(axes, keepdim=True)[0] for part in chunks]).amax(0)
     return mean / max_value, torch.where(low == high, 1.0, (squares / count).sqrt() / max_value)
@@ -172,10 +173,10 @@ def _centered(x: Tensor, max_value: float, axes: tuple[int, ...]) -> Affine:
 
 
 def mismatched(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
-    """The preprocessing `word` with the keys of its file, fitted on the training split too.
+    """The preprocessing `word` with the keys of its file, also fitted on the training split.
 
-    A deliberate mistake: what is trained on `usual` is judged on something else. Raises ConfigError
-    for an unknown word and for one that gives samples of another shape.
+    A deliberate mistake: the network trains on `usual` and is evaluated on this one. Raises
+    ConfigError for an unknown word and for one whose samples have another shape.
     """
     known = words.groups()["preprocess"]
     if word not in known:
@@ -183,7 +184,7 @@ def mismatched(word: str, door: Callable, splits: Splits, usual: Any) -> Any:
     node = OmegaConf.load(words.conf() / "preprocess" / f"{word}.yaml")
     fitted = door(OmegaConf.create({"preprocess": node})["preprocess"])
     fitted = fitted(splits.train.x, splits.max_value)
-    shapes = [tuple(each.shape(splits.shape)) for each in (usual, fitted)]
+    shapes = [tuple(part.shape(splits.shape)) for part in (usual, fitted)]
     if shapes[0] != shapes[1]:
         raise ConfigError(
             f"preprocess.test = {word}: gives samples {shapes[1]}, the network takes {shapes[0]}; "

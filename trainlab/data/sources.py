@@ -1,4 +1,4 @@
-"""Where data comes from: what is embedded. Named by conf/data/."""
+"""The data sets that are embedded or generated. Named by conf/data/."""
 
 import math
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def _embedded(name: str, split_seed: int) -> Splits:
     with np.load(FILES / f"{name}.npz", allow_pickle=False) as file:
         x, y = torch.from_numpy(file["x"]).float(), torch.from_numpy(file["y"]).long()
         classes, columns = (tuple(map(str, file[key])) for key in ("classes", "columns"))
-    told = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": columns}
-    return split_three_ways(Split(x, y), classes, split_seed, **told)
+    facts = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": columns}
+    return split_three_ways(Split(x, y), classes, split_seed, **facts)
 
 
 def spirals(
@@ -96,7 +96,7 @@ def blobs(
 ) -> Splits:
     """`groups` round Gaussian clouds of standard deviation `noise`.
 
-    Their centres lie evenly on a circle of radius `spread`, so the task is as hard for every seed.
+    Their centres are evenly spaced on a circle of radius `spread`, so every seed is equally hard.
     """
     y, _ = _labels(samples, groups)
     angle = 2 * math.pi * y / groups
@@ -106,7 +106,7 @@ def blobs(
 
 
 def two_moons(samples: int = 600, noise: float = 0.1, split_seed: int = 0) -> Splits:
-    """Two half circles that reach into each other, with Gaussian noise on both coordinates.
+    """Two interleaved half circles with Gaussian noise on both coordinates.
 
     (cos t, sin t) and (1 - cos t, 1/2 - sin t) for t evenly from 0 to pi; as scikit-learn's
     make_moons.
@@ -128,5 +128,5 @@ def _labels(samples: int, groups: int) -> tuple[Tensor, Tensor]:
 
 def _toy(name: str, x: Tensor, y: Tensor, groups: int, split_seed: int) -> Splits:
     names = tuple(map(str, range(groups)))
-    told = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": ("x", "y")}
-    return split_three_ways(Split(x.float(), y), names, split_seed, **told)
+    facts = {"max_value": 1.0, "name": name, "keeps": FOR_TABLES, "columns": ("x", "y")}
+    return split_three_ways(Split(x.float(), y), names, split_seed, **facts)

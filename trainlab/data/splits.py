@@ -1,4 +1,4 @@
-"""What a data set is: three splits with labels, checked once, small enough to live on the device.
+"""A data set: three labelled splits, checked once, usually held on the device.
 
 Letters: N samples, C channels, H W image, F features, K classes.
 """
@@ -15,18 +15,18 @@ from torch import Tensor
 from trainlab.errors import ConfigError, DataError
 from trainlab.training.randomness import stream
 
-# the augmentations that keep the labels of what is written: a mirrored 2 is no digit
+# augmentations that keep the labels of handwriting: a mirrored 2 is not a digit
 NO_FLIP = ("shift", "pad_crop", "rotate", "noise", "cutout", "jitter", "mixup", "cutmix")
-FOR_IMAGES = ("flip", *NO_FLIP)  # the augmentations that keep the labels of photographs
+FOR_IMAGES = ("flip", *NO_FLIP)  # those that keep the labels of photographs
 FOR_TABLES = ("noise", "mixup")
-SHARES = (0.7, 0.1, 0.2)  # of training, validation and test where nothing is given
+SHARES = (0.7, 0.1, 0.2)  # of training, validation and test where the data have no splits
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """x (N, C, H, W) uint8 images or (N, F) float32 tables, y (N,) int64 labels."""
 
-    x: Any  # a Tensor, or what stands for one on the disk (memory_map.py)
+    x: Any  # a Tensor, or Rows of a file on disk (memory_map.py)
     y: Tensor
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class Splits:
 
     `max_value` is the largest value a pixel can have (255 for 8-bit images; 1 for tables), `keeps`
     the augmentations that keep the labels, `columns` the names of a table's features where they
-    are known, `notices` what the user should know of how the data were read.
-    Raises DataError, in one line, for anything training would trip over later or not at all.
+    are known, `notices` remarks for the user on how the data were read.
+    Raises DataError for anything that would break training later, or spoil it silently.
     """
 
     train: Split
@@ -73,11 +73,13 @@ class Splits:
         for name, count in zip(self.classes, counts.tolist(), strict=True):
             if count == 0:
                 raise DataError(
-                    f"data = {self.name}: class {name} has no sample in train; "
+                    f"data = {self.name}: class {name} has no training sample; "
                     f"add samples of it or remove the class"
                 )
         if not (math.isfinite(self.max_value) and self.max_value > 0):
-            raise DataError(f"data = {self.name}: max_value {self.max_value} is not finite and > 0")
+            raise DataError(
+                f"data = {self.name}: max_value {self.max_value} must be finite and > 0; use 255"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +98,9 @@ class Splits:
         head = (sizes, self.shape, str(self.train.x.dtype), self.classes, float(self.max_value))
         digest = hashlib.sha256(repr(head).encode())
         for split in self.parts().values():
-            for part in split.x.split(4096):  # images on the disk are never in memory at once
+            for part in split.x.split(
+                4096
+            ):  # in chunks, since images on disk need not fit in memory
                 digest.update(part.contiguous().cpu().numpy())
             digest.update(split.y.contiguous().cpu().numpy())
         return digest.hexdigest()
@@ -133,11 +137,12 @@ def _check_split(where: str, split: Split, train: Split, classes: Sequence[str])
 
 
 def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
-    """Deal the labels y (N,) out into parts of exactly these sizes, as sorted index tensors.
+    """Split the labels y (N,) into parts of exactly these sizes, as sorted index tensors.
 
     In every part every class has its share n_class * size / N, rounded up or down: the rounded
     down shares first, then each class gives its spare samples to the parts that lack most, which
-    always ends exactly (Gale 1957, Ryser 1957). Who goes where depends on the seed alone.
+    always gives the exact sizes (Gale 1957, Ryser 1957). The seed alone decides which sample goes
+    where.
     """
     if min(sizes) < 0 or sum(sizes) != len(y):
         raise DataError(f"data: sizes {sizes} must be >= 0 and add up to the {len(y)} samples")
@@ -152,32 +157,33 @@ def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]
         lacking[neediest] -= 1
         members = (y == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=stream(seed, "split", label))]
-        for part, dealt in zip(parts, members.split(share[row].tolist()), strict=True):
-            part.append(dealt)
+        for part, chunk in zip(parts, members.split(share[row].tolist()), strict=True):
+            part.append(chunk)
     return tuple(torch.cat(part).sort().values for part in parts)
 
 
-def split_three_ways(both: Split, classes: Sequence[str], split_seed: int, **told: Any) -> Splits:
-    """70 / 10 / 20 %, stratified. `told` is what else Splits takes: max_value, name, keeps, ..."""
+def split_three_ways(both: Split, classes: Sequence[str], split_seed: int, **facts: Any) -> Splits:
+    """Split 70 / 10 / 20 %, stratified. `facts` are the other fields of Splits: max_value, name,
+    keeps, ..."""
     n = len(both)
     val, test = round(SHARES[1] * n), round(SHARES[2] * n)
     if min(val, test) < 1:
         raise DataError(
-            f"data = {told['name']}: {n} samples are too few to deal into three splits; "
-            f"give at least 5"
+            f"data = {facts['name']}: {n} samples are too few for three splits; give at least 5"
         )
     parts = stratified(both.y, (n - val - test, val, test), split_seed)
-    return Splits(*(both.take(part) for part in parts), tuple(classes), **told)
+    return Splits(*(both.take(part) for part in parts), tuple(classes), **facts)
 
 
 def split_off_validation(
-    both: Split, test: Split, classes: Sequence[str], split_seed: int, val_size: int, **told: Any
+    both: Split, test: Split, classes: Sequence[str], split_seed: int, val_size: int, **facts: Any
 ) -> Splits:
-    """The official test split; of the rest `val_size` samples, stratified, are validation."""
+    """Take `val_size` samples of `both`, stratified, as validation; `test` is the official test
+    split."""
     if not 0 < val_size < len(both):
         usual = max(len(both) // 10, 1)
         raise ConfigError(
             f"data.val_size = {val_size}: must be 1 to {len(both) - 1}; type data.val_size={usual}"
         )
     train, val = stratified(both.y, (len(both) - val_size, val_size), split_seed)
-    return Splits(both.take(train), both.take(val), test, tuple(classes), **told)
+    return Splits(both.take(train), both.take(val), test, tuple(classes), **facts)

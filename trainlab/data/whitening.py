@@ -1,4 +1,4 @@
-"""Preprocessing by a full matrix: pca, whiten, zca. Named by conf/preprocess/.
+"""Preprocessing with a full matrix: pca, whiten, zca. Named by conf/preprocess/.
 
 Fitted on the training split alone, in float64. Letters: B batch, N samples, C channels, H W image,
 F features or pixels (C*H*W), D directions kept.
@@ -20,7 +20,7 @@ LARGEST = 8192  # pixels; their covariance takes 512 MiB in float64 and its eige
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """z = (x - mean) W', reshaped to a sample of `after`; x = z V' + mean back again.
+    """z = (x - mean) W', reshaped to `after`; its inverse is x = z V' + mean.
 
     x is (B, *before) of any number type; mean (F,), forward W (D, F), backward V (F, D). The same
     interface as `preprocess.Affine`.
@@ -37,18 +37,18 @@ class Linear:
         return (flat @ self.forward.T).unflatten(1, self.after)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Back to the values before: exact with all directions, else the closest that the kept
-        ones can say."""
+        """Undo the preprocessing: exact with all directions, else the projection onto those
+        kept."""
         return (z.flatten(1) @ self.backward.T + self.mean).unflatten(1, self.before)
 
     def state(self) -> dict[str, Tensor]:
-        """What a run keeps; `restored(state)` is the same map again."""
+        """The tensors that a run keeps; `restored(state)` is the same map."""
         shapes = {"before": torch.tensor(self.before), "after": torch.tensor(self.after)}
         return {"mean": self.mean, "forward": self.forward, "backward": self.backward} | shapes
 
     def manifest_entry(self) -> dict[str, Any]:
-        """The file of numbers that `write_file` writes, with its digest, for a manifest."""
-        return preprocess_file.named(self.state())
+        """The manifest's reference to the file that `write_file` writes."""
+        return preprocess_file.reference(self.state())
 
     def write_file(self, run: Path) -> None:
         """Write that file into the run folder."""
@@ -59,7 +59,7 @@ class Linear:
         return Linear(*moved, self.before, self.after)
 
     def expand(self, shape: torch.Size | tuple[int, ...]) -> "Linear":
-        """Itself: a matrix is laid out for one shape of samples."""
+        """Itself: a matrix already fits one shape of samples."""
         return self
 
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,9 +76,9 @@ def restored(state: dict[str, Tensor]) -> Linear:
 def pca(x: Tensor, max_value: float, components: int | None = None, share: float = 0.99) -> Linear:
     """Principal components (B, D) of x / max_value, largest variance first, not scaled.
 
-    D is `components`, or with null the fewest that hold `share` of the variance (at most N - 1 and
-    F). Pearson 1901; LeCun et al. 1998, section 4.3. Raises DataError where there are fewer
-    directions than `components`.
+    D is `components`, or with null the smallest number that explains `share` of the variance (at
+    most N - 1 and F). Pearson 1901; LeCun et al. 1998, section 4.3. Raises DataError where there
+    are fewer directions than `components`.
     """
     mean, variance, basis = _principal(x, max_value, "pca")
     rank = min(len(x) - 1, len(variance))
@@ -87,8 +87,8 @@ def pca(x: Tensor, max_value: float, components: int | None = None, share: float
             f"preprocess.components = {components}: {len(x)} images of {len(variance)} pixels have "
             f"{rank} directions; use preprocess.components={rank}"
         )
-    held = variance.cumsum(0) / variance.sum().clamp(min=1e-300)
-    enough = int((held < share - 1e-12).sum()) + 1
+    explained = variance.cumsum(0) / variance.sum().clamp(min=1e-300)
+    enough = int((explained < share - 1e-12).sum()) + 1
     kept = basis[:, : components or min(enough, rank)]  # (F, D)
     return _linear(x, max_value, mean, kept.T, kept, (kept.shape[1],))
 
@@ -97,7 +97,7 @@ def whiten(x: Tensor, max_value: float, eps: float = 1e-5) -> Linear:
     """All principal components (B, F), each divided by sqrt(variance + eps).
 
     eps is a variance in units of max_value^2 (1e-5 as in CS231n): directions of smaller variance
-    are damped rather than blown up, and one that is constant becomes 0. The covariance is the
+    are damped instead of amplified, and a constant one becomes 0. The covariance is the
     identity where the variance is much larger than eps. Raises DataError unless N > F.
     """
     mean, variance, basis = _enough(x, max_value, "whiten")
@@ -107,7 +107,7 @@ def whiten(x: Tensor, max_value: float, eps: float = 1e-5) -> Linear:
 
 
 def zca(x: Tensor, max_value: float, eps: float = 1e-5) -> Linear:
-    """`whiten`, rotated back: what is closest to x among all whitened data; keeps (C, H, W).
+    """`whiten`, rotated back: the whitened data closest to x; keeps the shape (C, H, W).
 
     Bell and Sejnowski 1997; eps as in `whiten`. Raises DataError unless N > F.
     """
@@ -156,6 +156,6 @@ def _principal(x: Tensor, max_value: float, word: str) -> tuple[Tensor, Tensor, 
         cov.addmm_(centred.T, centred, alpha=1 / n)  # x' x / N
     variance, basis = torch.linalg.eigh(cov)  # cov = basis diag(variance) basis'
     variance, basis = variance.flip(0).clamp(min=0), basis.flip(1)
-    # the sign of a direction is free: its largest entry is positive, on every machine
+    # the sign of a direction is arbitrary: make its largest entry positive on every machine
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
     return mean, variance, basis * largest.sign()
