@@ -271,7 +271,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 TOLD_FILES = {
     "palette": ("04b.png", lambda p: picture(mode="P").save(p), "palette colours converted"),
     "cmyk": ("04b.jpg", lambda p: picture(mode="CMYK").save(p), "converted from CMYK to RGB"),
-    "alpha": ("04b.png", lambda p: picture(mode="RGBA").save(p), "alpha channel without effect"),
+    "alpha": ("04b.png", lambda p: picture(mode="RGBA").save(p), "opaque alpha channel dropped"),
     "same stem": ("04.tif", lambda p: picture().save(p), "perhaps the same image as the .png"),
     "hidden file": (".04.png", lambda p: picture().save(p), "hidden, skipped"),
     "other file": ("labels.csv", lambda p: p.write_text("a,b"), "not an image by its name"),
