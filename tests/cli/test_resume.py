@@ -243,7 +243,9 @@ def test_a_pause_and_going_on_leave_every_bit_of_a_run_never_paused(tmp_path, ca
             assert restore.newest(run / "checkpoints")[0].step == 54
             capsys.readouterr()
             assert main([f"resume={run}"]) == 2
-            assert "the checkpoint is at step 54 of 90 already; use pause_at=null" in told_by(capsys)
+            assert "the checkpoint is at step 54 of 90 already; use pause_at=null" in told_by(
+                capsys
+            )
             assert main([f"resume={run}", "pause_at=null", "quiet=true"]) == 0
         summary = json.loads((run / "summary.json").read_text())
         told = (run / "metrics.jsonl").read_bytes().splitlines()[1:]  # the card tells pause_at

@@ -75,7 +75,7 @@ def test_one_flipped_bit_is_seen_before_anything_is_read(tmp_path, monkeypatch):
 
 
 def test_a_missing_archive_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="no cifar-100-binary.tar.gz there.*data.download=true"):
+    with pytest.raises(DataError, match="has no cifar-100-binary.tar.gz.*data.download=true"):
         cifar100(str(tmp_path))
 
 
