@@ -67,7 +67,7 @@ class Stopped(TrainlabError):
 def resumable(error: Stopped | Paused, directory: Any) -> Stopped | Paused:
     """The same error of a run alone, which says how to go on; a sweep does so by itself."""
     more = " pause_at=null" if isinstance(error, Paused) else ""
-    error.args = (f"{error}; go on with: python -m trainlab resume='{directory}'{more}",)
+    error.args = (f"{error}; resume with: python -m trainlab resume='{directory}'{more}",)
     return error
 
 

@@ -21,7 +21,7 @@ from trainlab.training.metrics import facts_of
 def teach(
     cfg: DictConfig, directory: Path, door: Callable, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train with the fault in `directory`, then without it in `directory`/healthy.
+    """The run with the fault, in `directory`; then the same without it, in `directory`/healthy.
 
     Returns the summary of the broken run, or raises its error after the twin was trained.
     """
@@ -29,7 +29,7 @@ def teach(
     if not cfg.get("fault"):
         raise ConfigError("task = teach: needs a fault to demonstrate; add fault=WORD")
     show = Show(quiet=cfg.quiet)
-    name, severity = finding_id(word), f"fault.severity={cfg.fault.severity:g}"
+    name, severity = named(word), f"fault.severity={cfg.fault.severity:g}"
     show.note(f"fault   {name} ({severity}): {words.source('fault', word)}")
     ended = None
     try:

@@ -202,8 +202,8 @@ def find(
         figures = {"optim": choices["optim"], "lr_now": cfg.optim.lr, **dataclasses.asdict(answer)}
         rows = [{"log10_lr": list(axis), "loss": _plain(losses)} for axis, losses in curves]
         atomic.write_json(directory / "lr_range.json", figures | {"curves": rows})
-        atomic.write(directory / "lr_range.png", drawn(curves, answer))
-        lines = said(answer, bench, low, high)
+        atomic.write(directory / "lr_range.png", draw_png(curves, answer))
+        lines = report(answer, bench, low, high)
         with Log(directory) as log:
             log.text("lr_range", "\n".join(f"- {line}" for line in lines))
             log.curve("lr_range/loss", list(median_curve(curves)[1]))
