@@ -138,7 +138,7 @@ def test_a_sweep_as_its_ledger_has_it(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     folders = planned(runs, tmp_path / "s")
     assert compare.found(tmp_path / "s") == folders
-    results = compare.kept(folders)
+    results = compare.ledger_results(folders)
     outcomes = [compare.outcome(run, results[run]) for run in folders]
     assert [told["state"] for told in outcomes] == ["finished"] * 4 + ["dropped"]
     assert compare.best(folders, outcomes, results) == {0, 2}  # both seeds of the winner

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = [run for text in arguments for run in found(Path(text))]
     if len(runs) < 2:
         raise ConfigError(f"{arguments[0]}: one run; give another folder to compare it with")
-    show(runs, named=len(arguments) == len(runs))
+    print_comparison(runs, named=len(arguments) == len(runs))
     return 0
 
 
@@ -69,7 +69,7 @@ def run_settings(run: Path) -> dict[str, Any]:
     """Dotted key -> resolved value, and group -> word. Raises ConfigError."""
     unasked = *OF_NO_RUN, "trust"
     flat = {k: _number(v) for k, v in keys.flat(config(run)).items() if not within(k, unasked)}
-    files = [start / "hydra.yaml" for start in run_folder.starts(run)]
+    files = [start / "hydra.yaml" for start in run_folder.start_folders(run)]
     written = [path for path in files if path.exists()]
     choices = {}
     if written:
@@ -78,7 +78,7 @@ def run_settings(run: Path) -> dict[str, Any]:
     return words | {k: v for k, v in flat.items() if not (k.endswith("._target_") and words)}
 
 
-def kept(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+def ledger_results(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Run -> what the ledger of its sweep says of it, in the order of their numbers."""
     found = {}
     for sweep in {run.parent for run in runs}:
@@ -164,10 +164,10 @@ def best(
     return {min(finished, key=lambda p: monitored.cost(outcomes[p][name]), default=None)}
 
 
-def show(runs: Sequence[Path], named: bool) -> None:
+def print_comparison(runs: Sequence[Path], named: bool) -> None:
     """Print the settings that differ, then the figures; of the environment what differs only."""
     changed = differing([run_settings(run) for run in runs])  # first: it refuses earlier versions
-    results = kept(runs)
+    results = ledger_results(runs)
     outcomes = [outcome(run, results.get(run, {})) for run in runs]
     if not named:
         winners = best(runs, outcomes, results)

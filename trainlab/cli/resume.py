@@ -17,7 +17,7 @@ from trainlab.storage import run_folder
 def overrides(typed: Sequence[str], where: str, runs: Path) -> list[str]:
     """The overrides that the run `where` was started with, updated by those typed now."""
     directory = Path(where.strip("'\"")).expanduser()
-    first, *resumes = run_folder.starts(directory)
+    first, *resumes = run_folder.start_folders(directory)
     if not (first / "overrides.yaml").is_file():
         here = sorted((path.parent for path in runs.glob("*/.hydra")), key=os.path.getmtime)
         names = ", ".join(map(str, here[:-4:-1])) or f"none in {runs}"

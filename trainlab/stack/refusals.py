@@ -1,5 +1,6 @@
-"""What a stack refuses: runs that differ in more than values, optimizers that mix the numbers of a
-tensor, layers that cannot be batched. Each refusal says why, and the runs train one by one."""
+"""What a stack refuses: runs that differ in more than values, and optimizers that mix the numbers
+of a tensor; which layers cannot be batched is decided in layers.py. A refusal says why, and the
+runs train one by one."""
 
 from collections.abc import Callable, Sequence
 

@@ -60,7 +60,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def starts(directory: Path) -> list[Path]:
+def start_folders(directory: Path) -> list[Path]:
     """Where Hydra keeps what was typed: the folder of the run's first start, then one of each
     resume, the newest last. Each holds config.yaml, hydra.yaml and overrides.yaml."""
     return [directory / ".hydra", *sorted(directory.glob(".hydra/resume-*"))]
@@ -68,7 +68,7 @@ def starts(directory: Path) -> list[Path]:
 
 def next_start(directory: Path) -> str:
     """`hydra.output_subdir` of the next resume: `.hydra/resume-001`, ..."""
-    return f".hydra/resume-{len(starts(directory)):03d}"
+    return f".hydra/resume-{len(start_folders(directory)):03d}"
 
 
 def record_failure(directory: Path, error: Exception) -> None:

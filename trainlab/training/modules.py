@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 # torch has no public name for these three base classes; isinstance of them recognises batch norms
-# and dropouts that a user derived from them. Private names are used in this file only.
+# and dropouts that a user derived from them. These three names are used in this file only.
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm
 DROPOUTS = nn.modules.dropout._DropoutNd

@@ -156,11 +156,11 @@ class Sweep:
         the mean over the seeds. Raises TrainlabError where jobs did not end."""
         jobs = [[self.job(ask, seed) for seed in self.seeds] for ask in batch]
         ledger.write_jobs(self.directory, self.numbers)  # before any of them ends
-        scores, todo = self.look([job for own in jobs for job in own])
+        scores, todo = self.scores_so_far([job for own in jobs for job in own])
         if todo:
             lines = [job.lines() for job in todo]
             self.launcher.launch(lines, initial_job_idx=todo[0].number)
-            more, left = self.look(todo)
+            more, left = self.scores_so_far(todo)
             scores |= more
             if left:
                 text = f"{self.directory}: {len(left)} jobs did not end; the same command runs them"
@@ -181,7 +181,9 @@ class Sweep:
         overrides = [f"{k}={v}" for k, v in (self.fixed | own).items()]
         return Job(self.numbers[name], self.directory / name, overrides, ask.until)
 
-    def look(self, jobs: Sequence[Job]) -> tuple[dict[ledger.Rung, float | None], list[Job]]:
+    def scores_so_far(
+        self, jobs: Sequence[Job]
+    ) -> tuple[dict[ledger.Rung, float | None], list[Job]]:
         """Rung -> score of the jobs that are as far as asked; and those that are not."""
         ended = {result["folder"] for result in ledger.results(self.directory)}
         for job in jobs:

@@ -206,7 +206,7 @@ def saved(directory: Path) -> Any:
 
 def configs(folder: Path) -> list[Path]:
     """Of every start of a job, the newest last."""
-    files = [start / "config.yaml" for start in run_folder.starts(folder)]
+    files = [start / "config.yaml" for start in run_folder.start_folders(folder)]
     return [path for path in files if path.exists()]
 
 
