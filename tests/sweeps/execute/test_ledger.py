@@ -45,7 +45,7 @@ def test_only_what_is_missing_runs(here, capsys):
     assert [r["number"] for r in first] == [0, 1, 2]
     assert [r["values"] for r in first] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
     assert main(SWEEP) == 0 and ends(sweep) == before
-    assert "all 3 of 3 jobs have ended" in capsys.readouterr().out
+    assert "complete: 3 of 3 jobs have ended" in capsys.readouterr().out
 
     lost, recovered, cut = (sweep / f"000{n}_seed={n}" for n in range(3))
     results = {r["number"]: sweep / "results" / f"{r['digest']}.json" for r in first}

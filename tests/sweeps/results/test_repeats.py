@@ -52,10 +52,10 @@ def test_in_a_sweep_every_setting_has_its_mean(tmp_path, capsys):
     "line, told",
     [
         (["seed=1,2", "-m"], "drop seed=1,2"),
-        (["resume=auto"], "not with resume"),
+        (["resume=auto"], "not together with resume"),
         (["hydra.sweep.dir=new"], "use hydra.run.dir=new"),
         (["hydra.run.dir=new", "-m"], "use hydra.sweep.dir=new"),
-        (["sweep.nuisance=[seed]"], "compared over seeds"),
+        (["sweep.nuisance=[seed]"], "compared across seeds"),
         (["sweep.trials=5", "-m"], "no key is varied"),
         (["search=lr", "search=lr_wd", "-m"], "search is given twice"),
     ],
