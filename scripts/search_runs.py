@@ -69,7 +69,8 @@ class Runs:
         model = copy.deepcopy(like.model)
         optimizer = self.bench.door(cfg.optim)(self.bench.parameters(model))
         return Trainer(model, like.criterion, optimizer, like.batches, like.steps,
-                       schedule=like.schedule, validation=like.validation)  # fmt: skip
+                       schedule=like.schedule, validation=like.validation,
+                       metrics=like.metrics)  # fmt: skip
 
     def _together(self, settings: list[tuple]) -> None:
         before = self.bench.cfg.copy()

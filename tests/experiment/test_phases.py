@@ -202,7 +202,7 @@ def test_a_check_of_ones_own_that_raises_says_where(tmp_path, monkeypatch, capsy
     assert main([*start, "max_steps=2", "model.widths=[4]", "hydra.run.dir=run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "SKIPPED it raised ZeroDivisionError at divides.py:2 in by_zero" in said
-    assert "traceback in run/checks-error.txt" in said
+    assert "the traceback is in run/checks-error.txt" in said
     text = (tmp_path / "run" / "checks-error.txt").read_text()
     assert "return 1 / 0" in text and "ZeroDivisionError: division by zero" in text
     (verdict,) = json.loads((tmp_path / "run" / "verdicts.json").read_text())

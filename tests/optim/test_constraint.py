@@ -30,7 +30,7 @@ def test_it_holds_after_every_step(name, lr, seed, momentum):
         nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-    weights = matrices(model)
+    weights = list(matrices(model).values())
     for step in range(8):
         loss = nn.functional.cross_entropy(model(torch.randn(8, 1, 3, 3)), torch.arange(8) % 4)
         optimizer.zero_grad()
